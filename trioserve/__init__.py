@@ -1,0 +1,2 @@
+"""trioserve."""
+__version__ = "0.1.0"
