@@ -1,8 +1,8 @@
 """The two ways in which a protocol can be broken.
 
-Machines raise `RemoteProtocolError` for the peer's mistakes and `LocalProtocolError` for ours (in practice: the
-application's). A machine that has raised stays in its error state, so a caller who ignores the exception cannot go
-on by accident.
+Machines raise `RemoteProtocolError` for the peer's mistakes and `LocalProtocolError` for ours (in practice:
+the application's). A machine that has raised stays in its error state, so a caller who ignores the exception
+cannot go on by accident.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""HTTP/1.1 without I/O: bytes <-> events, for one server-side connection.
+
+`build_machine` chooses the parser library whose opinion is heard beside our own; everything else is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trioserve.protocols.http1.h11_machine import H11Machine
+from trioserve.protocols.http1.machine import (
+    CLOSED,
+    NEED_DATA,
+    PAUSED,
+    BodyChunk,
+    Event,
+    Http1Machine,
+    Signal,
+)
+from trioserve.protocols.http1.policy import Headers, Http1Limits, RequestHead
+from trioserve.protocols.http1.response_writer import NO_LINES, STATUS_LINES, DefaultLines, FieldLines
+
+try:
+    from trioserve.protocols.http1.httptools_machine import HttptoolsMachine
+except ImportError:  # the extra `fast` is not installed
+    _accelerated: type[Http1Machine] | None = None
+else:
+    _accelerated = HttptoolsMachine
+
+__all__ = [
+    "CLOSED",
+    "NEED_DATA",
+    "NO_LINES",
+    "PAUSED",
+    "STATUS_LINES",
+    "BodyChunk",
+    "DefaultLines",
+    "Event",
+    "FieldLines",
+    "Headers",
+    "Http1Limits",
+    "Http1Machine",
+    "RequestHead",
+    "Signal",
+    "build_machine",
+    "machine_class",
+]
+
+Parser = Literal["auto", "h11", "httptools"]
+
+
+def machine_class(parser: Parser) -> type[Http1Machine]:
+    """Resolve the setting `[http1] parser`; "auto" is httptools when it is installed, else h11.
+
+    Raises:
+        ImportError: httptools was asked for by name and is not installed.
+    """
+    if parser == "h11" or (parser == "auto" and _accelerated is None):
+        return H11Machine
+    if _accelerated is None:
+        raise ImportError("the httptools parser needs the extra `fast`: pip install trioserve[fast]")
+    return _accelerated
+
+
+def build_machine(parser: Parser, limits: Http1Limits) -> Http1Machine:
+    """Build a machine for a new connection; see `machine_class`."""
+    return machine_class(parser)(limits)

@@ -1,0 +1,389 @@
+"""The contract of an HTTP/1.1 server connection without I/O, and all of it but the parser library.
+
+A head is judged by our own policy; then the library reads what the policy approved, and what it sees must be
+the same, or the request is refused (docs/decisions/0001). Bodies are decoded by `framing`, responses are
+framed by `response_writer`. Invariants: next_event raises nothing but RemoteProtocolError; after it has
+raised, it raises for ever, and no byte after the mistake is looked at.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from typing import Final, NamedTuple
+
+import msgspec
+
+from trioserve.protocols.errors import LocalProtocolError, RemoteProtocolError
+from trioserve.protocols.http1.framing import BodyDecoder, ChunkDecoder, LengthDecoder
+from trioserve.protocols.http1.head_scanner import HeadScanner
+from trioserve.protocols.http1.policy import (
+    FAST_HEAD,
+    Headers,
+    Http1Limits,
+    RequestHead,
+    RequestLine,
+    judge_head,
+)
+from trioserve.protocols.http1.response_writer import (
+    CONTINUE,
+    NO_LINES,
+    DefaultLines,
+    FieldLines,
+    Framing,
+    ResponseWriter,
+)
+
+
+class BodyChunk(msgspec.Struct):
+    """Content of the request.
+
+    Args:
+        data: decoded bytes; may be empty only when `last`.
+        last: the message ends here.
+        trailers: the trailer section, on the last chunk only; names in lower case, forbidden ones left out.
+    """
+
+    data: bytes
+    last: bool
+    trailers: Headers
+
+
+class Signal(enum.Enum):
+    """Events without content."""
+
+    NEED_DATA = enum.auto()  # receive more bytes, then ask again
+    PAUSED = enum.auto()  # the request is complete; start_next_cycle() goes on
+    CLOSED = enum.auto()  # the peer ended its side between requests
+
+
+NEED_DATA: Final = Signal.NEED_DATA
+PAUSED: Final = Signal.PAUSED
+CLOSED: Final = Signal.CLOSED
+
+Event = RequestHead | BodyChunk | Signal
+
+
+class Reading(enum.Enum):
+    """Where the request stands."""
+
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    DONE = enum.auto()
+    FAILED = enum.auto()
+
+
+_HEAD: Final = Reading.HEAD
+_BODY: Final = Reading.BODY
+_DONE: Final = Reading.DONE
+
+_METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+_VERSIONS: Final = {b"1": "1.1", b"0": "1.0"}
+_STAND_IN: Final = "POST"
+
+
+class Opinion(NamedTuple):
+    """What a parser library read in a head.
+
+    Names are in lower case; `complete` tells that it expects no body, None that it cannot tell.
+    """
+
+    target: bytes
+    headers: Headers
+    complete: bool | None
+
+
+class Http1Machine(abc.ABC):
+    """One server-side HTTP/1.1 connection.
+
+    Args:
+        limits: what a request may cost.
+
+    Attributes:
+        wants_continue: the client waits for 100 Continue, no byte of the body has come, and no answer was
+            begun.
+        head: the current request, from its RequestHead event until start_next_cycle.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_ended",
+        "_error",
+        "_known_host",
+        "_limits",
+        "_position",
+        "_reading",
+        "_scanner",
+        "_writer",
+        "head",
+        "wants_continue",
+    )
+
+    def __init__(self, limits: Http1Limits) -> None:
+        self._limits = limits
+        self._buffer: bytes | bytearray = b""  # a bytearray only while something has to be added to
+        self._position = 0
+        self._ended = False
+        self._reading = _HEAD
+        self._error: RemoteProtocolError | None = None
+        self._scanner: HeadScanner | None = None
+        self._body: BodyDecoder | None = None
+        self._known_host = b""
+        self._writer = ResponseWriter()
+        self.head: RequestHead | None = None
+        self.wants_continue = False
+
+    # -- receiving ---------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Add bytes from the peer; b"" means that it ended its side.
+
+        Never raises. What is fed is held until it is taken, so the caller bounds it.
+        """
+        if not data:
+            self._ended = True
+            return
+        self.wants_continue = False
+        buffer = self._buffer
+        if self._position == len(buffer):
+            self._buffer = data
+            self._position = 0
+        elif type(buffer) is bytearray:
+            if self._position:
+                del buffer[: self._position]
+                self._position = 0
+            buffer += data
+        else:
+            self._buffer = bytearray(memoryview(buffer)[self._position :])
+            self._buffer += data
+            self._position = 0
+
+    def next_event(self) -> Event:
+        """Return what the bytes so far amount to.
+
+        Raises:
+            RemoteProtocolError: the request is refused; answer with `status_hint` and close.
+        """
+        reading = self._reading
+        try:
+            if reading is _HEAD:
+                return self._next_head()
+            if reading is _BODY:
+                return self._next_body()
+        except RemoteProtocolError as error:
+            self._reading = Reading.FAILED
+            self._error = error
+            self.wants_continue = False
+            raise
+        if self._error is not None:
+            raise RemoteProtocolError(str(self._error), self._error.status_hint)
+        return PAUSED
+
+    def start_next_cycle(self) -> None:
+        """Make ready for the next request.
+
+        Raises:
+            LocalProtocolError: the connection is not `reusable`.
+        """
+        if not self.reusable:
+            raise LocalProtocolError("the connection cannot take another request")
+        self._reading = _HEAD
+        self._scanner = None
+        self._body = None
+        self.head = None
+        self._writer.reset()
+
+    @property
+    def reusable(self) -> bool:
+        """The request came in whole, it allows another, and no response is unfinished or said `close`."""
+        writer = self._writer
+        return (
+            self._reading is _DONE
+            and self.head is not None
+            and self.head.keep_alive
+            and not writer.closes
+            and (writer.framing is Framing.ENDED or writer.framing is Framing.NOT_BEGUN)
+        )
+
+    @property
+    def request_in_progress(self) -> bool:
+        """A head has begun and is not complete. Empty lines before a request line do not begin one."""
+        if self._reading is not _HEAD or self._position == len(self._buffer):
+            return False
+        return any(byte not in b"\r\n" for byte in memoryview(self._buffer)[self._position :])
+
+    @property
+    def trailing_data(self) -> bytes:
+        """The bytes that were received and not taken: after an upgrade they belong to the next protocol."""
+        return bytes(memoryview(self._buffer)[self._position :])
+
+    def _next_head(self) -> Event:
+        buffer, position = self._buffer, self._position
+        if position == len(buffer):
+            return CLOSED if self._ended else NEED_DATA
+        if self._scanner is None:
+            match = FAST_HEAD.match(buffer, position)
+            if match is not None and match.end() - position <= self._limits.max_head_size:
+                method, target, minor = match.groups()
+                if len(target) <= self._limits.max_target_size:
+                    opinion = self._read_head(match[0])
+                    if opinion is not None and opinion.target == target:
+                        self._position = match.end()
+                        line = RequestLine(_METHODS[method], target, _VERSIONS[minor], None)
+                        return self._accept(line, opinion)
+            self._scanner = HeadScanner(self._limits)
+        return self._scan_head(self._scanner)
+
+    def _scan_head(self, scanner: HeadScanner) -> Event:
+        """The careful way: our reading first, then the library's of what we approved."""
+        end = scanner.scan(self._buffer, self._position)
+        if end is None:
+            if not self._ended:
+                return NEED_DATA
+            if self.request_in_progress:
+                raise RemoteProtocolError("the peer closed inside a request head")
+            return CLOSED
+        line = scanner.line
+        assert line is not None
+        head = judge_head(line, scanner.fields, self._known_host)
+        opinion = self._read_head(_render_head(head))
+        if opinion is None or opinion.target != head.target or opinion.headers != head.headers:
+            raise RemoteProtocolError("the parser library reads another request")
+        self._position = end
+        return self._begin(head, opinion)
+
+    def _accept(self, line: RequestLine, opinion: Opinion) -> RequestHead:
+        if len(opinion.headers) > self._limits.max_fields:
+            raise RemoteProtocolError("too many fields", 431)
+        return self._begin(judge_head(line, opinion.headers, self._known_host), opinion)
+
+    def _begin(self, head: RequestHead, opinion: Opinion) -> RequestHead:
+        if opinion.complete is head.has_body:
+            raise RemoteProtocolError("the parser library sees another framing")
+        self._known_host = head.host
+        self.head = head
+        if not head.has_body:
+            self._reading = _DONE
+            return head
+        self._reading = _BODY
+        length = head.content_length
+        self._body = ChunkDecoder(self._limits) if length is None else LengthDecoder(length)
+        self.wants_continue = head.expects_continue and self._position == len(self._buffer)
+        return head
+
+    def _next_body(self) -> Event:
+        body = self._body
+        assert body is not None
+        data, self._position = body.decode(self._buffer, self._position)
+        if body.complete:
+            self._reading = _DONE
+            return BodyChunk(data, True, body.trailers)
+        if data:
+            return BodyChunk(data, False, [])
+        if self._ended:
+            raise RemoteProtocolError("the peer closed inside a request body")
+        return NEED_DATA
+
+    @abc.abstractmethod
+    def _read_head(self, head: bytes) -> Opinion | None:
+        """Ask the parser library to read one whole, approved head; None when it refuses. Never raises."""
+
+    # -- sending -----------------------------------------------------------------------------------------
+
+    def send_continue(self) -> bytes:
+        """Return 100 Continue.
+
+        Raises:
+            LocalProtocolError: nobody waits for it.
+        """
+        if not self.wants_continue:
+            raise LocalProtocolError("100 Continue that nobody waits for")
+        self.wants_continue = False
+        return CONTINUE
+
+    def send_information(self, status: int, headers: FieldLines) -> bytes:
+        """Return an interim response, or nothing on HTTP/1.0 (RFC 9110 section 15.2).
+
+        Raises:
+            LocalProtocolError: the final response has begun, or status or a field is illegal.
+        """
+        data = self._writer.render_information(status, headers)
+        return data if self.head is not None and self.head.http_version == "1.1" else b""
+
+    def send_head(
+        self,
+        status: int,
+        headers: FieldLines,
+        *,
+        defaults: DefaultLines = NO_LINES,
+        body_known: int | None = None,
+        close: bool = False,
+    ) -> bytes:
+        """Return the head of the final response; also valid, then closing, when no request was accepted.
+
+        Args:
+            status: 200 to 599.
+            headers: the application's fields, pairs of bytes.
+            defaults: field lines for every response.
+            body_known: bytes of the whole body when it is at hand; becomes Content-Length unless there is
+                one.
+            close: end the connection after this response, whatever the request says.
+
+        Raises:
+            LocalProtocolError: a response has begun already, or status or a field is illegal.
+        """
+        self.wants_continue = False
+        head = self.head
+        if head is None or self._error is not None:
+            self._writer.closes = True
+            request = (False, True)
+        else:
+            self._writer.closes = close or not head.keep_alive
+            request = (head.method == "HEAD", head.http_version == "1.1")
+        return self._writer.render_head(request, status, headers, defaults, body_known)
+
+    def send_body(self, data: bytes) -> bytes:
+        """Return a framed piece of content: nothing for an empty piece, or where no content is allowed.
+
+        Raises:
+            LocalProtocolError: more than Content-Length says, or no response is under way.
+        """
+        return self._writer.frame_body(data)
+
+    def send_end(self, trailers: FieldLines = ()) -> bytes:
+        """Return the end of the response; trailers are sent in chunked framing only.
+
+        Raises:
+            LocalProtocolError: less content than Content-Length says, an illegal trailer, or no response
+                under way.
+        """
+        return self._writer.frame_end(trailers)
+
+    def send_response(
+        self,
+        status: int,
+        headers: FieldLines,
+        body: bytes,
+        *,
+        defaults: DefaultLines = NO_LINES,
+        close: bool = False,
+    ) -> bytes:
+        """Return a whole response in one piece; see send_head."""
+        head = self.send_head(status, headers, defaults=defaults, body_known=len(body), close=close)
+        content = self._writer.frame_body(body)
+        self._writer.frame_end()
+        return head + content if content else head
+
+
+def _render_head(head: RequestHead) -> bytes:
+    """The approved head in its plainest form, as the library is to see it.
+
+    The method is a stand-in: any token is a method (RFC 9110 section 9.1), whereas llhttp knows a closed list
+    and treats some of its entries as other protocols. No method that reaches this point changes how a request
+    is framed.
+    """
+    start = b"%b %b HTTP/%b\r\n" % (_STAND_IN.encode(), head.target, head.http_version.encode())
+    return b"".join((start, *(b"%b: %b\r\n" % field for field in head.headers), b"\r\n"))
