@@ -101,7 +101,7 @@ class ProxyHeaderParser:
         """Take bytes from the peer, `b""` at the end of its stream; return the header when it is whole.
 
         Raises:
-            RemoteProtocolError: this is no PROXY header of the accepted version; and so says every later call.
+            RemoteProtocolError: this is no PROXY header of the accepted version; later calls say so too.
             LocalProtocolError: the header was returned already; what follows it belongs to another protocol.
         """
         if self._done:
