@@ -1,0 +1,76 @@
+"""The ASGI applications that every server serves, as small as the specification allows.
+
+They do no work of their own, so that what is measured is the server. Each answers one path and one method;
+none looks at the request beyond what its case needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+CHUNK = bytes(64 * 1024)
+CHUNKS = 160
+BODY_SIZE = len(CHUNK) * CHUNKS
+
+_HELLO = b"Hello, world!\n"
+_HELLO_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(_HELLO))],
+}
+_HELLO_BODY = {"type": "http.response.body", "body": _HELLO}
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """A small answer with a length: one head, one body."""
+    if scope["type"] != "http":
+        await _lifespan(receive, send)
+        return
+    await send(_HELLO_START)
+    await send(_HELLO_BODY)
+
+
+async def download(scope: Scope, receive: Receive, send: Send) -> None:
+    """Ten megabytes in 160 messages of 64 KiB, with a length."""
+    if scope["type"] != "http":
+        await _lifespan(receive, send)
+        return
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % BODY_SIZE)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for left in range(CHUNKS - 1, -1, -1):
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": left > 0})
+
+
+async def upload(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the whole body, keep nothing of it, answer with its size."""
+    if scope["type"] != "http":
+        await _lifespan(receive, send)
+        return
+    size = 0
+    more_body = True
+    while more_body:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more_body = message.get("more_body", False)
+    answer = b"%d\n" % size
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(answer))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+ANSWERS = {"hello": _HELLO, "download": CHUNK * CHUNKS, "upload": b"%d\n" % BODY_SIZE}

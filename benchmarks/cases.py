@@ -1,0 +1,70 @@
+"""What is compared with what, and the ratio that is aimed at: one row per case.
+
+`first` and `second` are names from servers.py; the ratio is cost of the first over cost of the second, so
+below 1 the first is cheaper. Reference cases compare peers with each other and run only when they are named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.load import Load
+from benchmarks.servers import Setting
+
+Measure = Literal["requests", "memory", "start"]
+
+IDLE_CONNECTIONS = 5000
+
+_UPLOAD = Path(__file__).with_name("upload.lua")
+
+_HELLO = Setting("hello")
+_LOGGED = Setting("hello", access_log=True)
+_TLS = Setting("hello", tls=True)
+_IDLE = Setting("hello", long_keep_alive=True)
+
+_OURS = "trioserve httptools"
+_OURS_H11 = "trioserve h11"
+_UVICORN = "uvicorn uvloop httptools"
+_UVICORN_H11 = "uvicorn asyncio h11"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table of targets. Without a load it is not a case of requests."""
+
+    name: str
+    first: str
+    second: str
+    setting: Setting
+    load: Load | None = None
+    target: float | None = None
+    measure: Measure = "requests"
+    reference: bool = False
+
+
+CASES = (
+    Case("hello-64", _OURS, _UVICORN, _HELLO, Load(64), 0.75),
+    Case("hello-256", _OURS, _UVICORN, _HELLO, Load(256), 0.75),
+    Case("hello-1", _OURS, _UVICORN, _HELLO, Load(1), 0.90),
+    Case("hello-log", _OURS, _UVICORN, _LOGGED, Load(64), 0.60),
+    Case("hello-granian", _OURS, "granian", _HELLO, Load(64), 1.15),
+    Case("hello-h11", _OURS_H11, _UVICORN_H11, _HELLO, Load(64), 0.80),
+    Case("hello-h11-hypercorn", _OURS_H11, "hypercorn trio", _HELLO, Load(64), 0.25),
+    Case("hello-tls", _OURS, _UVICORN, _TLS, Load(64), 0.75),
+    Case("download", _OURS, _UVICORN, Setting("download"), Load(4), 1.0),
+    Case("upload", _OURS, _UVICORN, Setting("upload"), Load(4, _UPLOAD), 1.0),
+    Case("memory-idle", _OURS, _UVICORN, _IDLE, target=1.0, measure="memory"),
+    Case("start", "trioserve one process", _UVICORN, _HELLO, target=1.2, measure="start"),
+    Case("peer-granian", "granian", _UVICORN, _HELLO, Load(64), reference=True),
+    Case("peer-granian-1", "granian", _UVICORN, _HELLO, Load(1), reference=True),
+    Case("peer-granian-log", "granian", _UVICORN, _LOGGED, Load(64), reference=True),
+    Case("peer-granian-tls", "granian", _UVICORN, _TLS, Load(64), reference=True),
+    Case("peer-granian-start", "granian", _UVICORN, _HELLO, measure="start", reference=True),
+    Case("peer-h11", _UVICORN_H11, _UVICORN, _HELLO, Load(64), reference=True),
+    Case("peer-hypercorn", "hypercorn trio", _UVICORN_H11, _HELLO, Load(64), reference=True),
+    Case("peer-hypercorn-memory", "hypercorn trio", _UVICORN, _IDLE, measure="memory", reference=True),
+    Case("peer-download", _UVICORN_H11, _UVICORN, Setting("download"), Load(4), reference=True),
+    Case("peer-upload", _UVICORN_H11, _UVICORN, Setting("upload"), Load(4, _UPLOAD), reference=True),
+)
