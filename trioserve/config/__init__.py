@@ -1,7 +1,8 @@
 """Floor 0: settings as frozen data, and where they come from.
 
-Build a `Config` in Python or let `load_config` read one; both are equally strict and raise `ConfigError`. Nothing
-here opens a socket or knows of Trio, and importing it costs little: parsers of rare inputs are imported on use.
+Build a `Config` in Python or let `load_config` read one; both are equally strict and raise `ConfigError`.
+Nothing here opens a socket or knows of Trio, and importing it costs little: parsers of rare inputs are
+imported on use.
 """
 
 from __future__ import annotations
