@@ -14,18 +14,13 @@ import httptools
 from trioserve.protocols.http1.machine import Http1Machine, Opinion
 
 if TYPE_CHECKING:
-    from trioserve.protocols.http1.policy import Headers, Http1Limits
+    from trioserve.protocols.http1.policy import Http1Limits
 
 
-class _Witness:
+class _Witness(Opinion):
     """Writes down what the parser reports; the names of the methods are the library's."""
 
-    __slots__ = ("complete", "headers", "target")
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: Headers = []
-        self.complete = False
+    __slots__ = ()
 
     def on_url(self, url: bytes) -> None:
         self.target += url
@@ -44,7 +39,7 @@ class HttptoolsMachine(Http1Machine):
 
     def __init__(self, limits: Http1Limits) -> None:
         super().__init__(limits)
-        self._witness = _Witness()
+        self._witness = _Witness(b"", [], False)
         self._parser: httptools.HttpRequestParser | None = None
 
     def _read_head(self, head: bytes) -> Opinion | None:
@@ -62,9 +57,10 @@ class HttptoolsMachine(Http1Machine):
             # llhttp stops at the end of a head that asks for another protocol, and does not say whether a
             # body follows. For us it is an ordinary request until somebody answers 101 (RFC 9110 section
             # 7.8).
-            return Opinion(witness.target, witness.headers, None)
+            witness.complete = None
+            return witness
         except httptools.HttpParserError:
             return None
         if witness.complete:
             self._parser = parser
-        return Opinion(witness.target, witness.headers, witness.complete)
+        return witness

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,8 +22,8 @@ from trioserve.protocols.http1.policy import (
     Headers,
     Http1Limits,
     RequestHead,
-    RequestLine,
     judge_head,
+    replace_host,
 )
 from trioserve.protocols.http1.response_writer import (
     CONTINUE,
@@ -33,6 +33,9 @@ from trioserve.protocols.http1.response_writer import (
     Framing,
     ResponseWriter,
 )
+
+if TYPE_CHECKING:
+    import re
 
 
 class BodyChunk(msgspec.Struct):
@@ -77,6 +80,9 @@ _HEAD: Final = Reading.HEAD
 _BODY: Final = Reading.BODY
 _DONE: Final = Reading.DONE
 
+_NOT_BEGUN: Final = Framing.NOT_BEGUN
+_ENDED: Final = Framing.ENDED
+
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
@@ -84,15 +90,21 @@ _VERSIONS: Final = {b"1": "1.1", b"0": "1.0"}
 _STAND_IN: Final = "POST"
 
 
-class Opinion(NamedTuple):
+class Opinion:
     """What a parser library read in a head.
 
-    Names are in lower case; `complete` tells that it expects no body, None that it cannot tell.
+    Args:
+        target: the request target.
+        headers: names in lower case.
+        complete: it expects no body; None when it cannot tell.
     """
 
-    target: bytes
-    headers: Headers
-    complete: bool | None
+    __slots__ = ("complete", "headers", "target")
+
+    def __init__(self, target: bytes, headers: Headers, complete: bool | None) -> None:
+        self.target = target
+        self.headers = headers
+        self.complete = complete
 
 
 class Http1Machine(abc.ABC):
@@ -194,19 +206,37 @@ class Http1Machine(abc.ABC):
         self._scanner = None
         self._body = None
         self.head = None
-        self._writer.reset()
+        self._writer.framing = _NOT_BEGUN
 
     @property
     def reusable(self) -> bool:
         """The request came in whole, it allows another, and no response is unfinished or said `close`."""
+        if self._reading is not _DONE or self.head is None or not self.head.keep_alive:
+            return False
         writer = self._writer
-        return (
-            self._reading is _DONE
-            and self.head is not None
-            and self.head.keep_alive
-            and not writer.closes
-            and (writer.framing is Framing.ENDED or writer.framing is Framing.NOT_BEGUN)
-        )
+        framing = writer.framing
+        return framing is _NOT_BEGUN or (framing is _ENDED and not writer.closes)
+
+    @property
+    def bodyless(self) -> bool:
+        """The response under way, or just ended, has no content whatever is sent (HEAD, 204, 304)."""
+        return self._writer.bodyless
+
+    @property
+    def ends_by_close(self) -> bool:
+        """The end of the stream is the end of the response's body (RFC 9112 section 6.3, rule 8)."""
+        return self._writer.ends_by_close
+
+    @property
+    def continues(self) -> bool:
+        """Nothing but the rest of the request's body keeps the connection from another request."""
+        head = self.head
+        return self._error is None and head is not None and head.keep_alive and not self._writer.closes
+
+    @property
+    def unread(self) -> bool:
+        """Bytes are here, or still to come, that the current request's response does not answer."""
+        return self._reading is not _DONE or self._position != len(self._buffer)
 
     @property
     def request_in_progress(self) -> bool:
@@ -226,16 +256,26 @@ class Http1Machine(abc.ABC):
             return CLOSED if self._ended else NEED_DATA
         if self._scanner is None:
             match = FAST_HEAD.match(buffer, position)
-            if match is not None and match.end() - position <= self._limits.max_head_size:
-                method, target, minor = match.groups()
-                if len(target) <= self._limits.max_target_size:
-                    opinion = self._read_head(match[0])
-                    if opinion is not None and opinion.target == target:
-                        self._position = match.end()
-                        line = RequestLine(_METHODS[method], target, _VERSIONS[minor], None)
-                        return self._accept(line, opinion)
+            if match is not None:
+                head = self._judge_plain(match, position)
+                if head is not None:
+                    return head
             self._scanner = HeadScanner(self._limits)
         return self._scan_head(self._scanner)
+
+    def _judge_plain(self, match: re.Match[bytes], position: int) -> RequestHead | None:
+        """The quick way: the library reads, then our rules; None when anything calls for the careful way."""
+        method, target, minor = match.groups()
+        limits = self._limits
+        end = match.end()
+        if end - position > limits.max_head_size or len(target) > limits.max_target_size:
+            return None
+        opinion = self._read_head(match[0])
+        if opinion is None or opinion.target != target or len(opinion.headers) > limits.max_fields:
+            return None
+        head = judge_head(_METHODS[method], target, _VERSIONS[minor], opinion.headers, self._known_host)
+        self._begin(head, opinion.complete, end)
+        return head
 
     def _scan_head(self, scanner: HeadScanner) -> Event:
         """The careful way: our reading first, then the library's of what we approved."""
@@ -248,31 +288,29 @@ class Http1Machine(abc.ABC):
             return CLOSED
         line = scanner.line
         assert line is not None
-        head = judge_head(line, scanner.fields, self._known_host)
+        head = judge_head(line.method, line.target, line.http_version, scanner.fields, self._known_host)
+        if line.authority is not None:
+            replace_host(head, line.authority)
         opinion = self._read_head(_render_head(head))
         if opinion is None or opinion.target != head.target or opinion.headers != head.headers:
             raise RemoteProtocolError("the parser library reads another request")
-        self._position = end
-        return self._begin(head, opinion)
+        self._begin(head, opinion.complete, end)
+        return head
 
-    def _accept(self, line: RequestLine, opinion: Opinion) -> RequestHead:
-        if len(opinion.headers) > self._limits.max_fields:
-            raise RemoteProtocolError("too many fields", 431)
-        return self._begin(judge_head(line, opinion.headers, self._known_host), opinion)
-
-    def _begin(self, head: RequestHead, opinion: Opinion) -> RequestHead:
-        if opinion.complete is head.has_body:
+    def _begin(self, head: RequestHead, complete: bool | None, end: int) -> None:
+        """Let the request begin, which both found good, if both see the same framing."""
+        if complete is head.has_body:
             raise RemoteProtocolError("the parser library sees another framing")
+        self._position = end
         self._known_host = head.host
         self.head = head
         if not head.has_body:
             self._reading = _DONE
-            return head
+            return
         self._reading = _BODY
         length = head.content_length
         self._body = ChunkDecoder(self._limits) if length is None else LengthDecoder(length)
-        self.wants_continue = head.expects_continue and self._position == len(self._buffer)
-        return head
+        self.wants_continue = head.expects_continue and end == len(self._buffer)
 
     def _next_body(self) -> Event:
         body = self._body
@@ -335,15 +373,31 @@ class Http1Machine(abc.ABC):
         Raises:
             LocalProtocolError: a response has begun already, or status or a field is illegal.
         """
+        self.prepare_head(status, headers)
+        return self.send_prepared_head(defaults=defaults, body_known=body_known, close=close)
+
+    def prepare_head(self, status: int, headers: FieldLines) -> None:
+        """Check the head of the final response and keep it, so that mistakes show before anything is sent.
+
+        Raises:
+            LocalProtocolError: a response has begun already, or status or a field is illegal.
+        """
+        self._writer.prepare_head(status, headers)
+
+    def send_prepared_head(
+        self, *, defaults: DefaultLines = NO_LINES, body_known: int | None = None, close: bool = False
+    ) -> bytes:
+        """Return the head that `prepare_head` has kept; see `send_head`."""
         self.wants_continue = False
         head = self.head
+        writer = self._writer
         if head is None or self._error is not None:
-            self._writer.closes = True
-            request = (False, True)
+            writer.closes = True
+            request = (head is not None and head.method == "HEAD", True)
         else:
-            self._writer.closes = close or not head.keep_alive
+            writer.closes = close or not head.keep_alive
             request = (head.method == "HEAD", head.http_version == "1.1")
-        return self._writer.render_head(request, status, headers, defaults, body_known)
+        return writer.render_head(request, defaults, body_known)
 
     def send_body(self, data: bytes) -> bytes:
         """Return a framed piece of content: nothing for an empty piece, or where no content is allowed.
@@ -352,6 +406,14 @@ class Http1Machine(abc.ABC):
             LocalProtocolError: more than Content-Length says, or no response is under way.
         """
         return self._writer.frame_body(data)
+
+    def send_large_body(self, size: int) -> tuple[bytes, bytes]:
+        """Return what goes before and what behind `size` bytes of content that the caller sends itself.
+
+        Raises:
+            LocalProtocolError: more than Content-Length says, or no response is under way.
+        """
+        return self._writer.frame_large_body(size)
 
     def send_end(self, trailers: FieldLines = ()) -> bytes:
         """Return the end of the response; trailers are sent in chunked framing only.

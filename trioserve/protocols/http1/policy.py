@@ -151,18 +151,21 @@ def _split_target(target: bytes, method: bytes) -> tuple[bytes, bytes | None]:
     return (path or b"/") + (query or b""), authority
 
 
-def judge_head(line: RequestLine, headers: Headers, known_host: bytes) -> RequestHead:
+def judge_head(
+    method: str, target: bytes, http_version: str, headers: Headers, known_host: bytes
+) -> RequestHead:
     """Apply every rule that needs the fields; the lines themselves are known to be well-formed.
 
     Args:
-        line: the request line, judged.
+        method: from the request line.
+        target: in origin-form or `*`.
+        http_version: "1.1" or "1.0".
         headers: lower-case names and stripped values; becomes the head's own, and may be changed.
         known_host: a Host value that was found good before on this connection; saves judging it again.
 
     Raises:
         RemoteProtocolError: 400, 417 or 501.
     """
-    method, target, version, authority = line
     ruled: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in RULED_FIELDS:
@@ -171,21 +174,28 @@ def judge_head(line: RequestLine, headers: Headers, known_host: bytes) -> Reques
                     raise RemoteProtocolError(f"{name.decode()} repeated")
                 value = ruled[name] + b"," + value
             ruled[name] = value
-    host = ruled.pop(b"host", None)
+    is_1_1 = http_version == "1.1"
+    host = ruled.get(b"host")
     if host is None:
-        if version == "1.1":
+        if is_1_1:
             raise RemoteProtocolError("host missing")  # RFC 9112 section 3.2
         host = b""
     elif host != known_host and host and HOST.fullmatch(host) is None:
         raise RemoteProtocolError("malformed host")
-    head = RequestHead(method, target, headers, version, False, 0, False, False, version == "1.1", None, host)
-    if ruled:
+    head = RequestHead(method, target, headers, http_version, False, 0, False, False, is_1_1, None, host)
+    if len(ruled) > 1 or not host:
         _judge_framing(head, ruled)
         _judge_connection(head, ruled)
         _judge_expectation(head, ruled)
-    if authority is not None:
-        _replace_host(head, authority)
     return head
+
+
+def replace_host(head: RequestHead, authority: bytes) -> None:
+    """Put the target's authority in the place of what Host said (RFC 9112 section 3.2.2)."""
+    if not any(name == b"host" for name, _ in head.headers):
+        head.headers.insert(0, (b"host", authority))
+    head.headers[:] = [(name, authority if name == b"host" else value) for name, value in head.headers]
+    head.host = authority
 
 
 def _judge_framing(head: RequestHead, ruled: dict[bytes, bytes]) -> None:
@@ -260,12 +270,3 @@ def _judge_expectation(head: RequestHead, ruled: dict[bytes, bytes]) -> None:
     if any(expectation != b"100-continue" for expectation in expectations):
         raise RemoteProtocolError("unknown expectation", 417)
     head.expects_continue = bool(expectations) and head.http_version == "1.1"
-
-
-def _replace_host(head: RequestHead, authority: bytes) -> None:
-    """RFC 9112 section 3.2.2: the target's authority replaces what Host said."""
-    head.host = authority
-    fields = [(b"host", authority) if name == b"host" else (name, value) for name, value in head.headers]
-    if (b"host", authority) not in fields:
-        fields.insert(0, (b"host", authority))
-    head.headers[:] = fields

@@ -153,22 +153,21 @@ _ENDED: Final = Framing.ENDED
 class ResponseWriter:
     """Frames one response after the other.
 
-    `framing` tells where the current one stands, `closes` whether its head said that the connection ends.
+    `framing` tells where the current one stands; put it back to NOT_BEGUN for the next one. `closes` is set
+    before the head and says afterwards whether the head told the peer that the connection ends.
     """
 
-    __slots__ = ("_length", "_own_date", "_own_server", "closes", "framing")
+    __slots__ = ("_length", "_lines", "_own_close", "_own_date", "_own_server", "_status", "closes", "framing")
 
     def __init__(self) -> None:
         self.framing = Framing.NOT_BEGUN
         self.closes = False
         self._length: int | None = None  # of the whole body, then of what is still owed
+        self._status = 0
+        self._lines: list[bytes] = []
+        self._own_close = False
         self._own_date = False
         self._own_server = False
-
-    def reset(self) -> None:
-        """Make ready for the next response."""
-        self.framing = _NOT_BEGUN
-        self.closes = False
 
     def render_information(self, status: int, headers: FieldLines) -> bytes:
         """Render an interim response (RFC 9110 section 15.2); on 101 Connection and Upgrade are kept."""
@@ -185,23 +184,15 @@ class ResponseWriter:
         ]
         return b"".join((STATUS_LINES[status], *(b"%b: %b\r\n" % field for field in fields), b"\r\n"))
 
-    def render_head(
-        self,
-        request: tuple[bool, bool],
-        status: int,
-        headers: FieldLines,
-        defaults: DefaultLines,
-        length: int | None,
-    ) -> bytes:
-        """Render a final response's head and settle its framing; `closes` is read and may be set.
+    def prepare_head(self, status: int, headers: FieldLines) -> None:
+        """Check and render what the application gave for a final response's head; nothing is settled yet.
+
+        May be called again, with another head, until `render_head`.
 
         Args:
-            request: (the method was HEAD, the version is 1.1).
             status: 200 to 599.
             headers: the application's fields, pairs of bytes; read once, unless there is something to
                 complain about.
-            defaults: lines for every response.
-            length: bytes of the whole body when it is at hand, else None.
 
         Raises:
             LocalProtocolError: a response has begun already, or status or a field is illegal.
@@ -212,10 +203,23 @@ class ResponseWriter:
         if status_line is None or status < 200:
             raise LocalProtocolError(f"status {status!r} cannot begin a final response")
         self._length = None
-        self._own_date = self._own_server = False
+        self._own_date = self._own_server = self._own_close = False
         lines = [status_line]
         self._render_fields(lines, headers)
-        lines.append(self._settle_framing(request, status, length))
+        self._status = status
+        self._lines = lines
+
+    def render_head(self, request: tuple[bool, bool], defaults: DefaultLines, length: int | None) -> bytes:
+        """Complete the prepared head and settle its framing; `closes` is read and may be set.
+
+        Args:
+            request: (the method was HEAD, the version is 1.1).
+            defaults: lines for every response.
+            length: bytes of the whole body when that is known, else None.
+        """
+        lines = self._lines
+        self.closes = self.closes or self._own_close
+        lines.append(self._settle_framing(request, self._status, length))
         if self.closes:
             lines.append(b"connection: close\r\n")
         elif not request[1]:
@@ -257,7 +261,7 @@ class ResponseWriter:
             self._length = int(value)
             return False  # rendered with the framing
         if rule is Rule.CONNECTION:
-            self.closes = self.closes or b"close" in split_list(value)
+            self._own_close = self._own_close or b"close" in split_list(value)
             return False
         self._own_date = self._own_date or rule is Rule.DATE
         self._own_server = self._own_server or rule is Rule.SERVER
@@ -304,6 +308,24 @@ class ResponseWriter:
         if framing is Framing.UNTIL_CLOSE:
             return data
         raise LocalProtocolError("response content without a response under way")
+
+    def frame_large_body(self, size: int) -> tuple[bytes, bytes]:
+        """Frame `size` bytes of content that are not at hand here: what goes before and what behind them.
+
+        Raises:
+            LocalProtocolError: more than Content-Length says, or no response is under way.
+        """
+        framing = self.framing
+        if framing is _CHUNKED:
+            return (b"%x\r\n" % size, b"\r\n") if size else (b"", b"")
+        if framing is _LENGTH:
+            assert self._length is not None
+            if size > self._length:
+                raise LocalProtocolError("response content is longer than its content-length")
+            self._length -= size
+        elif framing is _NOT_BEGUN or framing is _ENDED:
+            raise LocalProtocolError("response content without a response under way")
+        return b"", b""
 
     def frame_end(self, trailers: FieldLines = ()) -> bytes:
         """End the response; trailers go out in chunked framing only.
