@@ -31,6 +31,7 @@ from trioserve.protocols.http1.response_writer import (
     DefaultLines,
     FieldLines,
     Framing,
+    Phase,
     ResponseWriter,
 )
 
@@ -80,8 +81,7 @@ _HEAD: Final = Reading.HEAD
 _BODY: Final = Reading.BODY
 _DONE: Final = Reading.DONE
 
-_NOT_BEGUN: Final = Framing.NOT_BEGUN
-_ENDED: Final = Framing.ENDED
+_NOT_BEGUN: Final = Phase.NOT_BEGUN
 
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -206,7 +206,7 @@ class Http1Machine(abc.ABC):
         self._scanner = None
         self._body = None
         self.head = None
-        self._writer.framing = _NOT_BEGUN
+        self._writer.phase = _NOT_BEGUN
 
     @property
     def reusable(self) -> bool:
@@ -214,29 +214,21 @@ class Http1Machine(abc.ABC):
         if self._reading is not _DONE or self.head is None or not self.head.keep_alive:
             return False
         writer = self._writer
-        framing = writer.framing
-        return framing is _NOT_BEGUN or (framing is _ENDED and not writer.closes)
-
-    @property
-    def bodyless(self) -> bool:
-        """The response under way, or just ended, has no content whatever is sent (HEAD, 204, 304)."""
-        return self._writer.bodyless
-
-    @property
-    def ends_by_close(self) -> bool:
-        """The end of the stream is the end of the response's body (RFC 9112 section 6.3, rule 8)."""
-        return self._writer.ends_by_close
+        return writer.phase is _NOT_BEGUN or (writer.phase is Phase.ENDED and not writer.closes)
 
     @property
     def continues(self) -> bool:
-        """Nothing but the rest of the request's body keeps the connection from another request."""
-        head = self.head
-        return self._error is None and head is not None and head.keep_alive and not self._writer.closes
+        """Neither the request nor the response so far ends the connection; the request may be unfinished."""
+        if self._error is not None or self.head is None or not self.head.keep_alive:
+            return False
+        return self._writer.phase is _NOT_BEGUN or not self._writer.closes
 
     @property
     def unread(self) -> bool:
-        """Bytes are here, or still to come, that the current request's response does not answer."""
-        return self._reading is not _DONE or self._position != len(self._buffer)
+        """The peer sent, or is still to send, something that was not taken: bytes, or the rest of a body."""
+        if self._position != len(self._buffer):
+            return True
+        return self._reading is _BODY or (self._reading is Reading.FAILED and not self._ended)
 
     @property
     def request_in_progress(self) -> bool:
@@ -351,33 +343,14 @@ class Http1Machine(abc.ABC):
         data = self._writer.render_information(status, headers)
         return data if self.head is not None and self.head.http_version == "1.1" else b""
 
-    def send_head(
-        self,
-        status: int,
-        headers: FieldLines,
-        *,
-        defaults: DefaultLines = NO_LINES,
-        body_known: int | None = None,
-        close: bool = False,
-    ) -> bytes:
-        """Return the head of the final response; also valid, then closing, when no request was accepted.
+    def prepare_head(self, status: int, headers: FieldLines) -> None:
+        """Check and hold the head of the final response, while the length of its content may yet come out.
+
+        A head that was prepared and not sent is replaced.
 
         Args:
             status: 200 to 599.
             headers: the application's fields, pairs of bytes.
-            defaults: field lines for every response.
-            body_known: bytes of the whole body when it is at hand; becomes Content-Length unless there is
-                one.
-            close: end the connection after this response, whatever the request says.
-
-        Raises:
-            LocalProtocolError: a response has begun already, or status or a field is illegal.
-        """
-        self.prepare_head(status, headers)
-        return self.send_prepared_head(defaults=defaults, body_known=body_known, close=close)
-
-    def prepare_head(self, status: int, headers: FieldLines) -> None:
-        """Check the head of the final response and keep it, so that mistakes show before anything is sent.
 
         Raises:
             LocalProtocolError: a response has begun already, or status or a field is illegal.
@@ -387,17 +360,38 @@ class Http1Machine(abc.ABC):
     def send_prepared_head(
         self, *, defaults: DefaultLines = NO_LINES, body_known: int | None = None, close: bool = False
     ) -> bytes:
-        """Return the head that `prepare_head` has kept; see `send_head`."""
-        self.wants_continue = False
+        """Return the prepared head; valid, then closing, also when no request was accepted.
+
+        Args:
+            defaults: field lines for every response.
+            body_known: bytes of the whole content if known; becomes Content-Length unless there is one.
+            close: end the connection after this response, whatever the request says.
+
+        Raises:
+            LocalProtocolError: no head was prepared, or its Content-Length is not `body_known`.
+        """
         head = self.head
-        writer = self._writer
         if head is None or self._error is not None:
-            writer.closes = True
-            request = (head is not None and head.method == "HEAD", True)
+            close, request = True, (head is not None and head.method == "HEAD", True)
         else:
-            writer.closes = close or not head.keep_alive
+            close = close or not head.keep_alive
             request = (head.method == "HEAD", head.http_version == "1.1")
-        return writer.render_head(request, defaults, body_known)
+        data = self._writer.render_head(request, defaults, body_known, close)
+        self.wants_continue = False
+        return data
+
+    def send_head(
+        self,
+        status: int,
+        headers: FieldLines,
+        *,
+        defaults: DefaultLines = NO_LINES,
+        body_known: int | None = None,
+        close: bool = False,
+    ) -> bytes:
+        """Return the head of the final response: prepare_head and send_prepared_head in one."""
+        self._writer.prepare_head(status, headers)
+        return self.send_prepared_head(defaults=defaults, body_known=body_known, close=close)
 
     def send_body(self, data: bytes) -> bytes:
         """Return a framed piece of content: nothing for an empty piece, or where no content is allowed.
@@ -408,12 +402,24 @@ class Http1Machine(abc.ABC):
         return self._writer.frame_body(data)
 
     def send_large_body(self, size: int) -> tuple[bytes, bytes]:
-        """Return what goes before and what behind `size` bytes of content that the caller sends itself.
+        """Return what goes before and after `size` bytes of content that the caller sends without a copy.
+
+        Where the response is `bodyless` the content itself must not be sent.
 
         Raises:
-            LocalProtocolError: more than Content-Length says, or no response is under way.
+            LocalProtocolError: as in send_body.
         """
         return self._writer.frame_large_body(size)
+
+    @property
+    def bodyless(self) -> bool:
+        """The response that has begun has no content, whatever the application sends."""
+        return self._writer.framing is Framing.BODYLESS
+
+    @property
+    def ends_by_close(self) -> bool:
+        """The content of the response that has begun ends where the connection ends."""
+        return self._writer.framing is Framing.UNTIL_CLOSE
 
     def send_end(self, trailers: FieldLines = ()) -> bytes:
         """Return the end of the response; trailers are sent in chunked framing only.

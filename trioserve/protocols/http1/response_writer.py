@@ -132,46 +132,63 @@ class DefaultLines:
 NO_LINES: Final = DefaultLines()
 
 
-class Framing(enum.Enum):
-    """Where the response stands, and how its body is delimited."""
+class Phase(enum.Enum):
+    """Where the response stands."""
 
     NOT_BEGUN = enum.auto()
+    UNDER_WAY = enum.auto()
+    ENDED = enum.auto()
+
+
+class Framing(enum.Enum):
+    """How the content of the response is delimited."""
+
+    UNDECIDED = enum.auto()
     BODYLESS = enum.auto()  # HEAD, 204, 304: content is swallowed
     LENGTH = enum.auto()
     CHUNKED = enum.auto()
     UNTIL_CLOSE = enum.auto()
-    ENDED = enum.auto()
 
 
-_NOT_BEGUN: Final = Framing.NOT_BEGUN
+_NOT_BEGUN: Final = Phase.NOT_BEGUN
+_UNDER_WAY: Final = Phase.UNDER_WAY
 _BODYLESS: Final = Framing.BODYLESS
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
-_ENDED: Final = Framing.ENDED
 
 
 class ResponseWriter:
     """Frames one response after the other.
 
-    `framing` tells where the current one stands; put it back to NOT_BEGUN for the next one. `closes` is set
-    before the head and says afterwards whether the head told the peer that the connection ends.
+    `phase` and `framing` tell where the current one stands; putting `phase` back to NOT_BEGUN makes ready for
+    the next. `closes` tells whether the head said that the connection ends.
     """
 
-    __slots__ = ("_length", "_lines", "_own_close", "_own_date", "_own_server", "_status", "closes", "framing")
+    __slots__ = (
+        "_lines",
+        "_own_close",
+        "_own_date",
+        "_own_server",
+        "_remaining",
+        "_status",
+        "closes",
+        "framing",
+        "phase",
+    )
 
     def __init__(self) -> None:
-        self.framing = Framing.NOT_BEGUN
+        self.phase = Phase.NOT_BEGUN
+        self.framing = Framing.UNDECIDED
         self.closes = False
-        self._length: int | None = None  # of the whole body, then of what is still owed
+        # What the application said in the prepared head.
         self._status = 0
-        self._lines: list[bytes] = []
-        self._own_close = False
-        self._own_date = False
-        self._own_server = False
+        self._lines: list[bytes] | None = None
+        self._remaining: int | None = None  # content still owed; None until a length is known
+        self._own_close = self._own_date = self._own_server = False
 
     def render_information(self, status: int, headers: FieldLines) -> bytes:
         """Render an interim response (RFC 9110 section 15.2); on 101 Connection and Upgrade are kept."""
-        if self.framing is not _NOT_BEGUN:
+        if self.phase is not _NOT_BEGUN:
             raise LocalProtocolError("an interim response after the final one")
         if not 100 <= status < 200:
             raise LocalProtocolError(f"status {status} is not informational")
@@ -185,41 +202,47 @@ class ResponseWriter:
         return b"".join((STATUS_LINES[status], *(b"%b: %b\r\n" % field for field in fields), b"\r\n"))
 
     def prepare_head(self, status: int, headers: FieldLines) -> None:
-        """Check and render what the application gave for a final response's head; nothing is settled yet.
-
-        May be called again, with another head, until `render_head`.
+        """Check and hold the application's head; a head that was prepared and not rendered is replaced.
 
         Args:
             status: 200 to 599.
-            headers: the application's fields, pairs of bytes; read once, unless there is something to
-                complain about.
+            headers: pairs of bytes; read once, unless there is something to complain about.
 
         Raises:
             LocalProtocolError: a response has begun already, or status or a field is illegal.
         """
-        if self.framing is not _NOT_BEGUN:
+        if self.phase is not _NOT_BEGUN:
             raise LocalProtocolError("a second response head")
+        self._lines = None
         status_line = STATUS_LINES.get(status)
         if status_line is None or status < 200:
             raise LocalProtocolError(f"status {status!r} cannot begin a final response")
-        self._length = None
-        self._own_date = self._own_server = self._own_close = False
+        self._remaining = None
+        self._own_close = self._own_date = self._own_server = False
         lines = [status_line]
         self._render_fields(lines, headers)
         self._status = status
         self._lines = lines
 
-    def render_head(self, request: tuple[bool, bool], defaults: DefaultLines, length: int | None) -> bytes:
-        """Complete the prepared head and settle its framing; `closes` is read and may be set.
+    def render_head(
+        self, request: tuple[bool, bool], defaults: DefaultLines, length: int | None, close: bool
+    ) -> bytes:
+        """Render the prepared head and settle its framing; the response is under way.
 
         Args:
             request: (the method was HEAD, the version is 1.1).
             defaults: lines for every response.
-            length: bytes of the whole body when that is known, else None.
+            length: bytes of the whole content when they are known, else None.
+            close: the connection ends after this response; the prepared head may say so too.
+
+        Raises:
+            LocalProtocolError: no head was prepared, or its Content-Length is not `length`.
         """
         lines = self._lines
-        self.closes = self.closes or self._own_close
-        lines.append(self._settle_framing(request, self._status, length))
+        if lines is None or self.phase is not _NOT_BEGUN:
+            raise LocalProtocolError("no response head was prepared")
+        self.closes = close or self._own_close
+        lines.append(self._settle_framing(request, length))
         if self.closes:
             lines.append(b"connection: close\r\n")
         elif not request[1]:
@@ -231,6 +254,8 @@ class ResponseWriter:
         else:
             lines.append(defaults.all)
         lines.append(b"\r\n")
+        self._lines = None
+        self.phase = _UNDER_WAY
         return b"".join(lines)
 
     def _render_fields(self, lines: list[bytes], headers: FieldLines) -> None:
@@ -256,9 +281,9 @@ class ResponseWriter:
                 raise LocalProtocolError(f"illegal response field name {name!r}")
             return True
         if rule is Rule.LENGTH:
-            if self._length is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+            if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                 raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
-            self._length = int(value)
+            self._remaining = int(value)
             return False  # rendered with the framing
         if rule is Rule.CONNECTION:
             self._own_close = self._own_close or b"close" in split_list(value)
@@ -267,17 +292,19 @@ class ResponseWriter:
         self._own_server = self._own_server or rule is Rule.SERVER
         return rule is not Rule.DROP
 
-    def _settle_framing(self, request: tuple[bool, bool], status: int, known: int | None) -> bytes:
+    def _settle_framing(self, request: tuple[bool, bool], known: int | None) -> bytes:
         """RFC 9112 section 6.3, from the sender's side: the framing field, and the state it leads to."""
         is_head, is_1_1 = request
-        length = self._length
-        if is_head or status in (204, 304):
+        status, length = self._status, self._remaining
+        if is_head or status == 204 or status == 304:
             self.framing = _BODYLESS
             if length is None and status != 304:
                 length = known or None
             return b"" if length is None or status == 204 else b"content-length: %d\r\n" % length
         if length is None:
-            length = self._length = known
+            length = self._remaining = known
+        elif known is not None and known != length:
+            raise LocalProtocolError(f"response content of {known} bytes with content-length {length}")
         if length is not None:
             self.framing = _LENGTH
             return b"content-length: %d\r\n" % length
@@ -289,43 +316,34 @@ class ResponseWriter:
         return b""
 
     def frame_body(self, data: bytes) -> bytes:
-        """Frame a piece of content; nothing may come back, for an empty piece or a response without content.
+        """Frame a piece of content; nothing comes back for an empty piece, or where no content is allowed.
 
         Raises:
             LocalProtocolError: more than Content-Length says, or no response is under way.
         """
-        framing = self.framing
-        if framing is _LENGTH:
-            assert self._length is not None
-            if len(data) > self._length:
-                raise LocalProtocolError("response content is longer than its content-length")
-            self._length -= len(data)
-            return data
-        if framing is _CHUNKED:
+        self._count(len(data))
+        if self.framing is _CHUNKED:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        if framing is _BODYLESS:
-            return b""
-        if framing is Framing.UNTIL_CLOSE:
-            return data
-        raise LocalProtocolError("response content without a response under way")
+        return b"" if self.framing is _BODYLESS else data
 
     def frame_large_body(self, size: int) -> tuple[bytes, bytes]:
-        """Frame `size` bytes of content that are not at hand here: what goes before and what behind them.
+        """Return what goes before and after a piece of content that the caller sends itself.
 
         Raises:
-            LocalProtocolError: more than Content-Length says, or no response is under way.
+            LocalProtocolError: as in frame_body.
         """
-        framing = self.framing
-        if framing is _CHUNKED:
-            return (b"%x\r\n" % size, b"\r\n") if size else (b"", b"")
-        if framing is _LENGTH:
-            assert self._length is not None
-            if size > self._length:
-                raise LocalProtocolError("response content is longer than its content-length")
-            self._length -= size
-        elif framing is _NOT_BEGUN or framing is _ENDED:
+        self._count(size)
+        return (b"%x\r\n" % size, b"\r\n") if size and self.framing is _CHUNKED else (b"", b"")
+
+    def _count(self, size: int) -> None:
+        """Hold the application to its own Content-Length."""
+        if self.phase is not _UNDER_WAY:
             raise LocalProtocolError("response content without a response under way")
-        return b"", b""
+        if self.framing is _LENGTH:
+            assert self._remaining is not None
+            if size > self._remaining:
+                raise LocalProtocolError("response content is longer than its content-length")
+            self._remaining -= size
 
     def frame_end(self, trailers: FieldLines = ()) -> bytes:
         """End the response; trailers go out in chunked framing only.
@@ -336,17 +354,15 @@ class ResponseWriter:
             LocalProtocolError: less content than Content-Length says, an illegal trailer, or no response
                 under way.
         """
-        framing = self.framing
-        if framing is _NOT_BEGUN or framing is _ENDED:
+        if self.phase is not _UNDER_WAY:
             raise LocalProtocolError("the end of a response without a response under way")
-        if framing is _LENGTH and self._length:
+        if self.framing is _LENGTH and self._remaining:
             raise LocalProtocolError("response content is shorter than its content-length")
-        self.framing = _ENDED
-        if framing is not _CHUNKED:
-            return b""
-        if not trailers:
-            return b"0\r\n\r\n"
+        if self.framing is not _CHUNKED or not trailers:
+            self.phase = Phase.ENDED
+            return b"0\r\n\r\n" if self.framing is _CHUNKED else b""
         fields = [field for field in _checked_pairs(trailers) if field[0].lower() not in FORBIDDEN_TRAILERS]
+        self.phase = Phase.ENDED
         return b"".join((b"0\r\n", *(b"%b: %b\r\n" % field for field in fields), b"\r\n"))
 
 
