@@ -3,6 +3,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trioserve.protocols.headers import (
     HOP_BY_HOP,
@@ -358,3 +360,19 @@ def test_large_nonsense_costs_little(line):
     assert see([("forwarded", line)]).client == PROXY
     assert see([("x-forwarded-for", line)], trusted=["*"]).client == PROXY
     assert time.process_time() - started < 0.5
+
+
+@given(st.text(alphabet='",;=\\ for1.x[]:\x00\xff', max_size=40))
+@pytest.mark.parametrize(
+    ("own", "client"),
+    [
+        ("for=192.0.2.7;proto=https", ("192.0.2.7", 0)),
+        ('for="[2001:db8::1]:4711";proto="https"', ("2001:db8::1", 4711)),
+    ],
+)
+def test_nothing_that_a_client_writes_in_front_changes_what_the_proxy_wrote(own, client, text):
+    for lines in ([f"{text}, {own}"], [text, own]):
+        seen = see([("forwarded", line) for line in lines])
+        assert (seen.client, seen.scheme) == (client, "https")
+        seen = see([("x-forwarded-for", line.replace(own, "192.0.2.7")) for line in lines])
+        assert seen.client == ("192.0.2.7", 0)

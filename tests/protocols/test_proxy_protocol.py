@@ -93,6 +93,25 @@ def test_headers_whole_byte_by_byte_and_with_trailing_bytes(wire, header, mode):
     assert trailing.trailing_data == b"\nGET / HTTP/1.1\r\n"
 
 
+@pytest.mark.parametrize("mode", ["own", "any"])
+@pytest.mark.parametrize(("wire", "header"), V1 + V2)
+def test_a_reader_can_stop_at_the_end_of_the_header(wire, header, mode):
+    if mode == "own":
+        mode = "v1" if wire.startswith(b"PROXY") else "v2"
+    parser = ProxyHeaderParser(mode)
+    rest = wire + b"\x16\x03\x01"
+    result = NEED_DATA
+    while result is NEED_DATA:
+        wanted = parser.wanted
+        assert wanted > 0
+        result = parser.receive_data(rest[:wanted])
+        rest = rest[wanted:]
+    assert result == header
+    assert rest == b"\x16\x03\x01"
+    assert parser.trailing_data == b""
+    assert parser.wanted == 0
+
+
 def ssl_field(flags, verify, *fields):
     return tlv(0x20, struct.pack("!BI", flags, verify) + b"".join(fields))
 

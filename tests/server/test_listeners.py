@@ -174,7 +174,7 @@ async def test_unix_socket(tmp_path):
         async with open_listeners([UnixBind(path)]) as [listener]:
             assert os.listdir(tmp_path) == ["socket"]
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
-            assert listener.address == (path, None)
+            assert listener.address == path
             assert listener.kind == "unix"
             assert listener.url == f"http+unix:{path}"
             assert not listener.socket.getblocking()
@@ -310,7 +310,7 @@ async def test_a_folder_that_does_not_exist(tmp_path):
 async def test_abstract_socket():
     name = f"@trioserve-test-{os.getpid()}"
     async with open_listeners([UnixBind(name)]) as [listener]:
-        assert listener.address == (name, None)
+        assert listener.address == name
         assert listener.url == f"http+unix:{name}"
         converse(listener, "\0" + name[1:]).close()
         with pytest.raises(BindError, match="the address is already in use"):
@@ -345,7 +345,7 @@ async def test_inherited_unix_socket_is_not_removed(tmp_path):
         parent.bind(path)
         parent.listen()
         async with open_listeners([FdBind(os.dup(parent.fileno()))]) as [listener]:
-            assert listener.address == (path, None)
+            assert listener.address == path
             assert listener.url == f"http+unix:{path}"
             converse(listener, path).close()
     assert os.listdir(tmp_path) == ["socket"]
@@ -357,7 +357,7 @@ async def test_inherited_abstract_socket():
         parent.bind(f"\0trioserve-fd-{os.getpid()}")
         parent.listen()
         async with open_listeners([FdBind(os.dup(parent.fileno()))]) as [listener]:
-            assert listener.address == (f"@trioserve-fd-{os.getpid()}", None)
+            assert listener.address == f"@trioserve-fd-{os.getpid()}"
 
 
 def open_file(tmp_path):

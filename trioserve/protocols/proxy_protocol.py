@@ -29,6 +29,7 @@ MAX_V1_SIZE: Final = 107
 MAX_V2_BODY: Final = 4096
 
 _V1_START: Final = b"PROXY "
+_SHORTEST_V1_LINE: Final = len(b"PROXY UNKNOWN\r\n")
 _V2_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED: Final = 16
 _V2_LOCAL: Final = 0x20
@@ -121,6 +122,22 @@ class ProxyHeaderParser:
             return NEED_DATA
         self._done = True
         return header
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes may be read without passing the end of the header; 0 once it is complete.
+
+        For a reader that must leave what follows, a TLS handshake, in the socket. A line of version 1 does not
+        tell its size, so its end is approached in steps of two bytes.
+        """
+        if self._done:
+            return 0
+        size = len(self._buffer)
+        if self._buffer.startswith(_V2_SIGNATURE[:1]) or (self._mode == "v2" and not size):
+            if size < _V2_FIXED:
+                return _V2_FIXED - size
+            return _V2_FIXED + int.from_bytes(self._buffer[14:16], "big") - size
+        return max(_SHORTEST_V1_LINE - size, 1 if self._buffer.endswith(b"\r") else 2)
 
     @property
     def trailing_data(self) -> bytes:

@@ -55,7 +55,7 @@ class Listener:
     socket: socket.socket
     bind: str
     kind: Literal["tcp", "unix", "fd"]
-    address: tuple[str, int | None]  # as ASGI's scope["server"]: host and port, or path and None
+    address: tuple[str, int] | str  # host and port, or the path of a Unix socket
     ssl_context: ssl.SSLContext | None = None
     inode: tuple[int, int] | None = None  # device and number of the socket file that is ours to remove
 
@@ -67,15 +67,15 @@ class Listener:
     @property
     def url(self) -> str:
         """Where a user finds us: "http://127.0.0.1:8000", "https+unix:/run/app.sock"."""
+        if isinstance(self.address, str):
+            return f"{self.scheme}+unix:{self.address}"
         host, port = self.address
-        if port is None:
-            return f"{self.scheme}+unix:{host}"
         return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
 
     def close(self) -> None:
         """Stop listening, and take the socket file away if it is still ours. May be called again."""
         if self.inode is not None and self.socket.fileno() != -1:
-            _remove_socket_file(self.address[0], self.inode)
+            _remove_socket_file(str(self.address), self.inode)
         self.socket.close()
 
 
@@ -129,15 +129,15 @@ def build_listener(sock: socket.socket, bind: Bind, ssl_context: ssl.SSLContext 
     kind: Literal["tcp", "unix", "fd"] = (
         "fd" if isinstance(bind, FdBind) else "unix" if isinstance(bind, UnixBind) else "tcp"
     )
-    address = (bind.path, None) if isinstance(bind, UnixBind) else _bound_address(sock)
+    address = bind.path if isinstance(bind, UnixBind) else _bound_address(sock)
     return Listener(sock, str(bind), kind, address, ssl_context)
 
 
-def _bound_address(sock: socket.socket) -> tuple[str, int | None]:
+def _bound_address(sock: socket.socket) -> tuple[str, int] | str:
     name = sock.getsockname()
     if sock.family != socket.AF_UNIX:
         return name[0], name[1]
-    return (f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name), None
+    return f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else str(name)
 
 
 async def _resolve(bind: TcpBind) -> list[tuple[int, SocketAddress]]:
