@@ -162,6 +162,7 @@ MALFORMED = [
     b"PROXY \r\n",
     b"PROXY UNKNOWN " + b"x" * (108 - 16) + b"\r\n",
     b"PROXY UNKNOWN " + b"x" * 1000,
+    b"PROXY UNKNOWN a\rb\r\n",
     b"\r\n\r\n\x00\r\nQUIT\r",
     v2(0x22, TCP4, IPV4_BODY),
     v2(0x11, TCP4, IPV4_BODY),
