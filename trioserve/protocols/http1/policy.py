@@ -237,7 +237,7 @@ def _judge_codings(value: bytes) -> None:
     names = [coding.partition(b";")[0].rstrip(b" \t") for coding in codings]
     if any(TOKEN.fullmatch(name) is None for name in names):
         raise RemoteProtocolError("malformed transfer-encoding")
-    if b"chunked" in names[:-1] or codings[-1].startswith(b"chunked;"):
+    if b"chunked" in names[:-1] or (names[-1] == b"chunked" and codings[-1] != b"chunked"):
         raise RemoteProtocolError("chunked is not the one final transfer coding")
     raise RemoteProtocolError("unknown transfer coding", 501)
 
