@@ -89,6 +89,8 @@ def test_errors_in_a_project_file_name_the_whole_table(tmp_path: Path) -> None:
         ("bnid = 1", "bnid: unknown key, did you mean bind?"),
         ("timeuots = 1", "timeuots: unknown key, did you mean [timeouts]?"),
         ("zzzzzzzz = 1", "zzzzzzzz: unknown key"),
+        ('"\\u001b[31m\\nx" = 1', "\\u001b[31m x: unknown key"),
+        ('bind = "unix:/a\\u0007"', 'bind: expected unix:/path of a socket, got "unix:/a\\u0007"'),
         ("[timeout]\nhead = 1", "[timeout]: unknown table, did you mean [timeouts]?"),
         ("[qqqq]\nhead = 1", "[qqqq]: unknown table"),
         ("[timeouts.head]\nx = 1", f"[timeouts] head: {DURATION}{{'x': 1}}"),
@@ -194,6 +196,8 @@ def test_port_counts_only_when_nobody_names_a_bind(tmp_path: Path) -> None:
 
 def test_paths_are_relative_to_who_wrote_them(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
+    (tmp_path / "app.env").touch()
+    (tmp_path / "log.json").touch()
     (tmp_path / "etc" / "serve.toml").write_text(
         'app_dir = "."\nbind = ["unix:web.sock", "a:1"]\n[logging]\naccess = "access.log"\nfile = "/log"'
     )

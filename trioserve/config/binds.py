@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from .errors import InvalidValue, show
+from .errors import UNPRINTABLE, InvalidValue, show
 
 EXPECTED: Final = "host:port, [v6]:port, unix:/path or fd:N"
 _ALL_ADDRESSES: Final = "0.0.0.0"
@@ -69,7 +69,7 @@ def _parse_unix(text: str) -> UnixBind:
     path = text.removeprefix("unix:")
     if path.startswith("//"):
         path = "/" + path.lstrip("/")  # unix:///run/x is how URLs write it
-    if not path or path.endswith("/") or "\0" in path:
+    if not path or path.endswith("/") or UNPRINTABLE.search(path):
         raise InvalidValue(f"expected unix:/path of a socket, got {show(text)}")
     return UnixBind(path)
 

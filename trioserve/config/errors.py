@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 _LONGEST_QUOTE = 60
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Control characters, C1 too, and halves of surrogate pairs: no terminal and no TOML file should get them.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InvalidValue(ValueError):
@@ -35,13 +36,17 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.source, self.key, self.reason) if part)
-        return " ".join(text.split())
+        return UNPRINTABLE.sub(_escape, " ".join(text.split()))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def render_text(text: str) -> str:
     """A TOML basic string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", escaped) + '"'
+    return '"' + UNPRINTABLE.sub(_escape, escaped) + '"'
 
 
 def show(value: object) -> str:

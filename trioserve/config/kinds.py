@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .binds import UnixBind, parse_bind
-from .errors import InvalidValue, render_text, show
+from .errors import UNPRINTABLE, InvalidValue, render_text, show
 from .units import parse_duration, parse_size, render_duration, render_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "no", "off", "0"})
 
@@ -196,7 +195,7 @@ class Text(Kind):
         """The normalised text; `check` returns None for what is not as expected."""
         if self.optional and (value is None or value == ""):
             return None
-        if not isinstance(value, str) or (not self.secret and _CONTROL.search(value)):
+        if not isinstance(value, str) or (not self.secret and UNPRINTABLE.search(value)):
             raise self.refuse(value)
         text = value if self.check is None else self.check(value)
         if text is None:
@@ -220,7 +219,7 @@ class FilePath(Kind):
         if self.optional and (value is None or value == ""):
             return None
         path = value.__fspath__() if hasattr(value, "__fspath__") else value
-        if not isinstance(path, str) or not path or _CONTROL.search(path):
+        if not isinstance(path, str) or not path or UNPRINTABLE.search(path):
             raise self.refuse(value)
         return path
 

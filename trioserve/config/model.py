@@ -235,6 +235,11 @@ class LoggingSettings(Settings, frozen=True, kw_only=True):
     config: Annotated[str | None, path("A logging.config.dictConfig file, TOML or JSON.")] = None
     file: Annotated[str | None, path("The error log; default: stderr.")] = None
 
+    def check_combinations(self) -> None:
+        """The file that is to be read must be there; those to be written may come later."""
+        if self.config is not None and not Path(self.config).is_file():
+            raise self.refuse("config", f"{self.config} is not a file")
+
 
 class Config(Settings, frozen=True, kw_only=True):
     """All settings of a server.
@@ -301,10 +306,12 @@ class Config(Settings, frozen=True, kw_only=True):
         return tuple([parse_bind(text) for text in self.insecure_bind])
 
     def check_combinations(self) -> None:
-        """Groups are groups, no bind is given twice, and plain binds stand beside TLS ones only."""
+        """Groups are groups, files exist, no bind is given twice, plain binds stand beside TLS ones."""
         for name, group in GROUPS.items():
             if not isinstance(getattr(self, name), group):
                 raise ConfigError(f"[{name}]", None, f"expected {group.__name__}")
+        if self.env_file is not None and not Path(self.env_file).is_file():
+            raise self.refuse("env_file", f"{self.env_file} is not a file")
         if self.app_dir != "." and not Path(self.app_dir).is_dir():
             raise self.refuse("app_dir", f"{self.app_dir} is not a directory")
         if self.insecure_bind and not self.tls.enabled:
