@@ -1,2 +1,34 @@
-"""trioserve."""
+"""The web server for structured concurrency: ASGI on Trio.
+
+`serve(app, config)` is the whole server as one async function, for a nursery of your own; the command `trioserve`
+runs it in a process. The code stands on floors, and imports go down only:
+
+    cli, __main__          words on the command line
+    process/               operating-system processes: loading the application, signals
+    server/                Trio I/O: poller, transports, listeners, connections, HTTP/1.1
+    asgi/                  the application's side: scope, receive, send, lifespan
+    protocols/             sans-I/O machines: bytes <-> events
+    config/ telemetry/     frozen settings, log lines and counters
+    testing/               the same server over memory streams, for tests
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trioserve.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from trioserve.server.server import Server, serve
+
 __version__ = "0.1.0"
+__all__ = ["Config", "ConfigError", "Server", "__version__", "serve"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package, as `trioserve --help` does, need not import Trio.
+    if name in {"Server", "serve"}:
+        from trioserve.server import server
+
+        return getattr(server, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

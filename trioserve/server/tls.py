@@ -179,7 +179,7 @@ def _load_authorities(context: TlsContext, tls: TlsSettings, ca: str) -> None:
 def _read_pem(file: str, key: str) -> str:
     """Read a file that OpenSSL is about to read too: its own error for a missing one does not name it."""
     try:
-        with open(file, encoding="latin-1") as stream:  # noqa: PTH123 - paths are plain texts in the settings
+        with open(file, encoding="latin-1") as stream:
             return stream.read()
     except OSError as error:
         raise ConfigError(key, None, f"cannot read {file}: {error.strerror}") from None

@@ -98,6 +98,7 @@ _STATEMENTS: dict[str, str] = {
 }
 
 _PIECE = re.compile(r"%(?:%|\((?:(?P<atom>\w+)|\{(?P<name>[^{}]+)\}(?P<kind>[ioe]))\)s)?")
+_NAMES = re.compile(r"(?<![.\w'-])[a-z_]\w*")  # in a statement: not attributes, not inside b'user-agent'
 _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -178,7 +179,7 @@ def _prepare(template: str, extra: dict[str, str]) -> str:
     chosen: list[str] = []
     for variable, statement in reversed((_STATEMENTS | extra).items()):
         if variable in needed:
-            needed.update(re.findall(r"\w+", statement))
+            needed.update(_NAMES.findall(statement))
             chosen.append(f" {statement}\n")
     return "".join(reversed(chosen))
 
@@ -205,15 +206,16 @@ def _read_user(authorization: bytes | None) -> str:
 
 def _build_clock(clock: Callable[[], float], render: Callable[[int], str]) -> Callable[[], str]:
     """A function that gives the present second as text and renders it once per second."""
-    rendered_second = -1
+    begin = end = 0.0
     text = ""
 
     def read_clock() -> str:
-        nonlocal rendered_second, text
-        second = int(clock())
-        if second != rendered_second:
-            text = render(second)
-            rendered_second = second
+        nonlocal begin, end, text
+        now = clock()
+        if not begin <= now < end:  # also when the clock was set back
+            begin = now // 1
+            end = begin + 1
+            text = render(int(now))
         return text
 
     return read_clock

@@ -1,0 +1,114 @@
+"""What an application can see and steer of its own request: `scope["extensions"]["trioserve"]`.
+
+Never required: an application that does not look here behaves as on any other server. The object belongs to one
+request and is of no effect once that request's response is complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from trioserve.asgi.background import Background
+
+
+class Draining(Protocol):
+    """The part of `trio.Event` that an application may use."""
+
+    def is_set(self) -> bool:
+        """Whether the server is finishing."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when the server begins to finish; a checkpoint."""
+        ...
+
+
+class ControlledExchange(Protocol):
+    """What a server's exchange lends to `RequestControl`; each protocol implements it."""
+
+    cancel_on_disconnect: bool
+    deadline: float
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """The scope that the application runs in."""
+        ...
+
+    @property
+    def background(self) -> Background:
+        """Where work goes that outlives the request."""
+        ...
+
+    @property
+    def draining(self) -> Draining:
+        """Set when the server begins to finish."""
+        ...
+
+    @property
+    def cleanup_grace(self) -> float:
+        """Seconds that shielded cleanup may take."""
+        ...
+
+
+class RequestControl:
+    """The request's cancel scope, deadline, background nursery and draining event.
+
+    Attributes:
+        cancel_scope: the `trio.CancelScope` that the application runs in. On HTTP/1.1 it is the connection's:
+            cancelling it ends the connection too, with 503 when no head was sent.
+        nursery: `start_soon` and `start` for work that outlives the response yet not the worker; when the server
+            finishes, it is given the same grace as requests and is then cancelled. A task that raises is logged.
+        draining: an event that is set when the server begins to finish; long-lived responses end themselves then.
+    """
+
+    __slots__ = ("_exchange", "cancel_scope")
+
+    def __init__(self, exchange: ControlledExchange) -> None:
+        self._exchange = exchange
+        self.cancel_scope = exchange.cancel_scope
+
+    @property
+    def nursery(self) -> Background:
+        """Where work goes that must outlive the response: `start_soon` and `start`, as on a nursery."""
+        return self._exchange.background
+
+    @property
+    def draining(self) -> Draining:
+        """Set when the server begins to finish."""
+        return self._exchange.draining
+
+    @property
+    def deadline(self) -> float:
+        """When this request is answered 503 or cut, on Trio's clock (`trio.current_time()`); `math.inf` for never.
+
+        May be set, to give one request more or less time than `[timeouts] request`.
+        """
+        return self._exchange.deadline
+
+    @deadline.setter
+    def deadline(self, at: float) -> None:
+        self._exchange.deadline = at
+
+    @property
+    def cancel_on_disconnect(self) -> bool:
+        """Whether the application is cancelled `[timeouts] disconnect_grace` seconds after its client left.
+
+        Set it to False around work that must not be interrupted; `receive()` and `send()` still tell.
+        """
+        return self._exchange.cancel_on_disconnect
+
+    @cancel_on_disconnect.setter
+    def cancel_on_disconnect(self, wanted: bool) -> None:
+        self._exchange.cancel_on_disconnect = wanted
+
+    def cleanup(self) -> AbstractContextManager[trio.CancelScope]:
+        """A shielded scope for cleanup after a cancellation, bounded by `[timeouts] cleanup_grace` seconds.
+
+        Use it in a `finally`: `with control.cleanup(): await connection.close()`.
+        """
+        return trio.move_on_after(self._exchange.cleanup_grace, shield=True)

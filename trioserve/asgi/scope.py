@@ -1,0 +1,72 @@
+"""A request head and the facts of its connection, as an ASGI scope (ASGI HTTP specification 2.5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from trioserve.asgi.exchange import Peer
+    from trioserve.asgi.request_control import RequestControl
+    from trioserve.asgi.types import Headers, Scope
+
+ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.5"}
+
+
+class ScopeHead(Protocol):
+    """The parts of a request head that go into a scope."""
+
+    method: str
+    target: bytes
+    http_version: str
+    headers: Headers
+
+
+class ScopeBuilder:
+    """Builds the scopes of one connection's requests; what never changes is prepared once.
+
+    Args:
+        root_path: where a proxy mounts the application; put before the path, as ASGI asks.
+        state: the lifespan's state; every request gets a shallow copy.
+        extensions: the extensions of this connection, without `trioserve`.
+    """
+
+    def __init__(self, root_path: str, state: dict[str, Any], extensions: dict[str, dict[str, Any]]) -> None:
+        self._root_path = root_path
+        self._state = state
+        self._extensions = extensions
+
+    def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl) -> Scope:
+        """Return the scope of one HTTP request."""
+        raw_path, _, query_string = head.target.partition(b"?")
+        path = raw_path.decode("latin-1")
+        if raw_path[:1] != b"/":
+            path, raw_path = _path_of_absolute(path)
+        if "%" in path:
+            path = unquote(path)
+        return {
+            "type": "http",
+            "asgi": ASGI_VERSIONS.copy(),
+            "http_version": head.http_version,
+            "method": head.method,
+            "scheme": peer.scheme,
+            "path": self._root_path + path if self._root_path else path,
+            "raw_path": raw_path,
+            "query_string": query_string,
+            "root_path": self._root_path,
+            "headers": head.headers,
+            "client": peer.client,
+            "server": peer.server,
+            "state": self._state.copy(),
+            "extensions": {**self._extensions, "trioserve": control},
+        }
+
+
+def _path_of_absolute(target: str) -> tuple[str, bytes]:
+    """Return path and raw path of a target in absolute-form or asterisk-form (RFC 9112 section 3.2)."""
+    if target == "*":
+        return "*", b"*"
+    _, _, after_scheme = target.partition("://")
+    slash = after_scheme.find("/")
+    path = "/" if slash < 0 else after_scheme[slash:]
+    return path, path.encode("latin-1")

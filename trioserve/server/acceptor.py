@@ -1,0 +1,114 @@
+"""Accepting: from a listening socket to a task per connection, within the limits.
+
+At the limit of open connections nothing is accepted until one ends; the kernel holds what waits. When the process
+is out of descriptors or memory, accepting pauses and goes on by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.lowlevel
+
+from trioserve.server.listeners import Listener
+
+if TYPE_CHECKING:
+    from trioserve.telemetry.metrics import Counters
+
+logger = logging.getLogger("trioserve")
+
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE = 0.1
+"""Seconds to wait when the process is out of descriptors or memory."""
+AT_ONCE = 64
+"""Connections that are accepted before other tasks get their turn."""
+
+Serve = Callable[[Listener, socket.socket, Any], Awaitable[None]]
+
+
+class Acceptor:
+    """Accepts connections on all listeners of a server.
+
+    Args:
+        serve: serves one accepted, non-blocking socket and closes it.
+        connections: the nursery that connections run in.
+        counters: where connections are counted.
+        limit: most open connections, 0 for no limit.
+        limit_per_ip: most open connections of one address, 0 for no limit.
+    """
+
+    def __init__(
+        self, serve: Serve, connections: trio.Nursery, counters: Counters, limit: int, limit_per_ip: int
+    ) -> None:
+        self._serve = serve
+        self._connections = connections
+        self._counters = counters
+        self._limit = limit
+        self._limit_per_ip = limit_per_ip
+        self._open = 0
+        self._open_per_ip: Counter[str] = Counter()
+        self._room = trio.Event()
+        self._spawn: Callable[..., Any] = connections.start_soon
+
+    def spawn_in(self, run: Callable[..., Any]) -> None:
+        """Start connections through `run(function, *args)`, such as the `run` of a `contextvars.Context`."""
+        nursery = self._connections
+        self._spawn = lambda *args: run(nursery.start_soon, *args)
+
+    async def run(self, listener: Listener) -> None:
+        """Accept for ever. Cancelling it loses no connection: what is not accepted stays in the backlog."""
+        while True:
+            await trio.lowlevel.wait_readable(listener.socket)
+            if self._limit and self._open >= self._limit:
+                self._room = trio.Event()
+                await self._room.wait()
+            elif not self.accept_waiting(listener):
+                await trio.sleep(PAUSE)
+
+    def accept_waiting(self, listener: Listener) -> bool:
+        """Accept what waits in a listener's backlog; False when the process is out of resources."""
+        for _ in range(AT_ONCE):
+            if self._limit and self._open >= self._limit:
+                return True
+            try:
+                sock, address = listener.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    logger.warning("cannot accept connections for now: %s", error.strerror)
+                    return False
+                continue  # this one was reset before we got to it (accept(2), "Error handling")
+            self._begin(listener, sock, address)
+        return True
+
+    def _begin(self, listener: Listener, sock: socket.socket, address: Any) -> None:
+        sock.setblocking(False)
+        self._counters.connections_accepted += 1
+        ip = address[0] if self._limit_per_ip and sock.family != socket.AF_UNIX else ""
+        if ip and self._open_per_ip[ip] >= self._limit_per_ip:
+            self._counters.connections_refused += 1
+            sock.close()
+            return
+        self._open += 1
+        if ip:
+            self._open_per_ip[ip] += 1
+        self._spawn(self._serve_counted, listener, sock, address, ip)
+
+    async def _serve_counted(self, listener: Listener, sock: socket.socket, address: Any, ip: str) -> None:
+        try:
+            await self._serve(listener, sock, address)
+        finally:
+            sock.close()
+            self._open -= 1
+            if ip:
+                self._open_per_ip[ip] -= 1
+                if not self._open_per_ip[ip]:
+                    del self._open_per_ip[ip]
+            self._room.set()

@@ -1,0 +1,149 @@
+"""One accepted socket or stream: from its first byte to its protocol, and the boundary around it.
+
+Whatever goes wrong in here ends one connection. `serve_socket` and `serve_stream` never raise an `Exception`: what
+is not the peer's doing is logged as a bug of ours, and the server goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.abc
+
+from trioserve.asgi.exchange import Peer
+from trioserve.protocols.errors import RemoteProtocolError
+from trioserve.protocols.headers import parse_address
+from trioserve.protocols.proxy_protocol import NEED_DATA, ProxyHeader, ProxyHeaderParser
+from trioserve.server.http1 import Http1Connection
+from trioserve.server.tls import tls_extension
+from trioserve.server.transport import SocketTransport, StreamTransport, TlsTransport
+
+if TYPE_CHECKING:
+    from trioserve.config import Config
+    from trioserve.server.context import ServerContext
+    from trioserve.server.listeners import Listener
+
+logger = logging.getLogger("trioserve.error")
+
+EXTENSIONS: dict[str, dict[str, Any]] = {
+    "http.response.trailers": {},
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+}
+
+PLAIN_HTTP_ON_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 48\r\n"
+    b"connection: close\r\n\r\nThis port speaks HTTPS; the request was HTTP.   \n"
+)
+
+
+async def serve_socket(
+    context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
+) -> None:
+    """Serve one accepted, non-blocking socket until it is closed.
+
+    Args:
+        context: what all connections share.
+        config: for what concerns the beginning of a connection, `[proxy]` and `[tls]`.
+        listener: where the socket was accepted.
+        sock: the socket; closed at the end, also when cancelled.
+        address: the peer's address as `socket.accept` gives it.
+    """
+    counters = context.counters
+    counters.connections_open += 1
+    try:
+        await _serve_socket(context, config, listener, sock, address)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+        logger.debug("a connection from %s ended: %s", address, error)
+    except RemoteProtocolError as error:
+        logger.info("a connection from %s was refused: %s", address, error)
+    except Exception:
+        logger.exception("this is a bug in trioserve; one connection was closed")
+    finally:
+        sock.close()
+        counters.connections_open -= 1
+
+
+async def _serve_socket(
+    context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
+) -> None:
+    client, server = _addresses(listener, sock, address)
+    if config.proxy.protocol != "off" and context.proxies.trusts(client):
+        with trio.fail_after(context.settings.timeouts.head):
+            header = await _read_proxy_header(sock, ProxyHeaderParser(config.proxy.protocol))
+        client = header.source or client
+        server = header.destination or server
+    transport: SocketTransport
+    if listener.ssl_context is None:
+        transport = SocketTransport(sock, context.poller)
+        extensions = EXTENSIONS
+    else:
+        transport = TlsTransport(sock, context.poller, listener.ssl_context)
+        try:
+            if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
+                return
+        except BaseException:
+            transport.close()
+            raise
+        extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
+    peer = Peer(client, server, listener.scheme)
+    await Http1Connection(context, transport, peer, extensions).run()
+
+
+async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Peer) -> None:
+    """Serve one connection over any `trio.abc.Stream` until it ends; the stream is closed then.
+
+    Args:
+        context: what all connections share.
+        stream: the byte stream.
+        peer: the addresses and the scheme that requests report.
+    """
+    transport = StreamTransport(stream)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.pump)
+            await Http1Connection(context, transport, peer, EXTENSIONS).run()
+            nursery.cancel_scope.cancel()
+    except Exception:
+        logger.exception("this is a bug in trioserve; one connection was closed")
+
+
+def _addresses(
+    listener: Listener, sock: socket.socket, address: Any
+) -> tuple[tuple[str, int] | None, tuple[str, int | None] | None]:
+    """The ASGI `client` and `server` of an accepted socket."""
+    if sock.family == socket.AF_UNIX:
+        return None, (str(listener.address), None)
+    host, port = address[:2]
+    local = sock.getsockname()
+    return (parse_address(host.partition("%")[0]) or host, port), (local[0], local[1])
+
+
+async def _read_proxy_header(sock: socket.socket, parser: ProxyHeaderParser) -> ProxyHeader:
+    """Read the PROXY header and not a byte more, since TLS has to find the rest on the socket."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        header = parser.receive_data(sock.recv(parser.wanted))
+        if header is not NEED_DATA:
+            return header
+
+
+async def _shake_hands(transport: TlsTransport, timeout: float) -> bool:
+    """Perform the TLS handshake; False when the peer does not get through it."""
+    with trio.move_on_after(timeout):
+        try:
+            await transport.do_handshake()
+            return True
+        except ssl.SSLError as error:
+            if error.reason == "HTTP_REQUEST":
+                transport.send_plain(PLAIN_HTTP_ON_TLS)
+            logger.debug("TLS handshake failed: %s", error.reason)
+    transport.broken = True  # there is nobody to say goodbye to
+    transport.close()
+    return False

@@ -1,0 +1,92 @@
+"""What every connection of a server shares, frozen once the application has started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from trioserve.asgi.background import Background
+    from trioserve.asgi.types import Application
+    from trioserve.config import Config, Http1Settings, LifecycleSettings, LimitSettings, TimeoutSettings
+    from trioserve.protocols.headers import ProxyRules
+    from trioserve.protocols.http1.machine import Http1Machine
+    from trioserve.server.date import ServerFields
+    from trioserve.server.deadlines import Deadlines
+    from trioserve.server.log_flusher import AccessLogFlusher
+    from trioserve.server.poller import Poller
+    from trioserve.telemetry.metrics import Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The durations of `[timeouts]` in seconds, with infinity where the setting says 0 for "none"."""
+
+    keep_alive: float
+    head: float
+    body_stall: float
+    write_stall: float
+    request: float
+    disconnect_grace: float
+    cleanup_grace: float
+    graceful: float
+    drain_delay: float
+    lifespan_startup: float
+    lifespan_shutdown: float
+
+    GRACES: ClassVar[tuple[str, ...]] = ("disconnect_grace", "cleanup_grace", "drain_delay")
+    """Zero means at once for these."""
+
+    @classmethod
+    def of(cls, settings: TimeoutSettings) -> Timeouts:
+        """Read the settings."""
+        values = {field.name: getattr(settings, field.name) for field in fields(cls)}
+        return cls(**{name: v if v or name in cls.GRACES else inf for name, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """The groups of the configuration that connections use."""
+
+    http1: Http1Settings
+    timeouts: Timeouts
+    limits: LimitSettings
+    lifecycle: LifecycleSettings
+    root_path: str
+    server_names: frozenset[bytes]
+
+    @classmethod
+    def of(cls, config: Config) -> ConnectionSettings:
+        """Pick them from a whole configuration."""
+        return cls(
+            config.http1,
+            Timeouts.of(config.timeouts),
+            config.limits,
+            config.lifecycle,
+            config.root_path,
+            frozenset(name.lower().encode() for name in config.server_names),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext:
+    """The shared services of one server."""
+
+    app: Application
+    state: dict[str, Any]
+    settings: ConnectionSettings
+    build_machine: Callable[[], Http1Machine]
+    fields: ServerFields
+    proxies: ProxyRules
+    counters: Counters
+    deadlines: Deadlines
+    poller: Poller
+    access_log: AccessLogFlusher | None
+    connections: trio.Nursery
+    background: Background
+    draining: trio.Event

@@ -1,0 +1,295 @@
+"""serve(): listeners, connections, and how they end.
+
+The task tree is the failure policy: services (poller, deadlines, log) enclose the lifespan, which encloses the
+connections. Stopping is in one place, `Server._stop`, as statements in their order. Nothing is shielded without a
+deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+import trio.abc
+
+from trioserve.asgi.background import Background
+from trioserve.asgi.exchange import Peer
+from trioserve.asgi.lifespan import Lifespan, LifespanOutcome, open_lifespan
+from trioserve.config import Config, resolve_connection_limit
+from trioserve.protocols.headers import ProxyRules
+from trioserve.protocols.http1 import Http1Limits, machine_class
+from trioserve.server.acceptor import Acceptor
+from trioserve.server.connection import serve_socket, serve_stream
+from trioserve.server.context import ConnectionSettings, ServerContext
+from trioserve.server.date import ServerFields
+from trioserve.server.deadlines import Deadlines
+from trioserve.server.listeners import Listener, open_listeners
+from trioserve.server.log_flusher import AccessLogFlusher
+from trioserve.server.poller import Poller, build_poller
+from trioserve.server.tls import build_tls_contexts
+from trioserve.telemetry.access_log import AccessLog
+from trioserve.telemetry.metrics import Counters, Stats, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trioserve.asgi.types import Application
+
+logger = logging.getLogger("trioserve")
+
+ALPN = ("http/1.1",)
+ANSWER_GRACE = 0.5
+"""Seconds that cancelled requests get for the answer they are owed, also when stopping at once."""
+TCP_NOTSENT_LOWAT = 25
+"""Linux's number, the same on all architectures; the socket module does not name it."""
+
+
+class LifespanDied(Exception):
+    """The application's lifespan ended while the server was serving; it has stopped."""
+
+
+class Server:
+    """A running server, as `nursery.start(serve, app, config)` returns it.
+
+    Attributes:
+        addresses: where it listens, as `(host, port)`, or the path of a unix socket; port 0 is resolved.
+        urls: the same for people, such as "http://127.0.0.1:8000".
+    """
+
+    def __init__(self, config: Config, app: Application, listeners: Sequence[Listener]) -> None:
+        self.addresses = [listener.address for listener in listeners]
+        self.urls = [listener.url for listener in listeners]
+        self._app = app
+        self._config = config
+        self._listeners = listeners
+        self._settings = ConnectionSettings.of(config)
+        self._counters = Counters()
+        self._drain_wanted = trio.Event()
+        self._stop_wanted = trio.Event()
+        self._draining = trio.Event()
+        self._context: ServerContext | None = None
+        self._lifespan: Lifespan | None = None
+        timeouts = self._settings.timeouts
+        self._deadlines = Deadlines(
+            (
+                *(timeouts.keep_alive, timeouts.head, timeouts.body_stall, timeouts.write_stall),
+                *(timeouts.request, timeouts.disconnect_grace, timeouts.cleanup_grace),
+            )
+        )
+        self._access_log = _open_access_log(config)
+
+    # -- what users call -------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Begin to finish: accept nothing new, let requests end, and return from `serve` then.
+
+        Requests are cancelled when `[timeouts] graceful` has passed. May be called again; returns at once.
+        """
+        self._drain_wanted.set()
+
+    def stop_now(self) -> None:
+        """Finish at once: cancel what runs, and give the lifespan's shutdown a moment only."""
+        self._drain_wanted.set()
+        self._stop_wanted.set()
+        if self._lifespan is not None:
+            self._lifespan.hurry()
+
+    def stats(self) -> Stats:
+        """Return what the server has done so far."""
+        return snapshot(self._counters)
+
+    def reopen_logs(self) -> None:
+        """Open the access log's file again, after it was renamed."""
+        if self._access_log is not None:
+            self._access_log.log.reopen()
+
+    async def serve_stream(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        client: tuple[str, int] | None = ("127.0.0.1", 0),
+        scheme: str = "http",
+    ) -> None:
+        """Serve one connection over any stream, in the calling task, until it ends; the stream is closed then.
+
+        Args:
+            stream: a `trio.abc.Stream`, such as one end of `trio.testing.memory_stream_pair()`.
+            client: what requests report as the client's address.
+            scheme: "http" or "https".
+
+        Raises nothing for what the peer does. Cancelling it closes the connection at once.
+        """
+        assert self._context is not None, "the server is not running"
+        await serve_stream(self._context, stream, Peer(client, ("127.0.0.1", 80), scheme))
+
+    # -- the server's life -----------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[Server]) -> None:
+        """Start the application, serve until told to stop, and shut the application down.
+
+        Raises:
+            LifespanFailed: the application failed to start; nothing was served.
+            LifespanDied: its lifespan ended while serving; the server has drained.
+        """
+        poller = build_poller()
+        timeouts = self._settings.timeouts
+        async with trio.open_nursery() as services:
+            services.start_soon(poller.run, name="poller")
+            services.start_soon(self._deadlines.run, name="deadlines")
+            if self._access_log is not None:
+                services.start_soon(self._access_log.run, name="access log")
+            lifespan_times = (timeouts.lifespan_startup, timeouts.lifespan_shutdown)
+            async with open_lifespan(self._app, self._config.lifecycle.lifespan, *lifespan_times) as lifespan:
+                self._lifespan = lifespan
+                await self._serve(lifespan, poller, task_status)
+            services.cancel_scope.cancel()
+        if lifespan.outcome is LifespanOutcome.DIED:
+            raise LifespanDied(lifespan.outcome.value)
+
+    async def _serve(self, lifespan: Lifespan, poller: Poller, task_status: trio.TaskStatus[Server]) -> None:
+        async with trio.open_nursery() as watchers:
+            watchers.start_soon(self._watch_lifespan, lifespan, name="watch the lifespan")
+            async with trio.open_nursery() as background, trio.open_nursery() as connections:
+                context = self._build_context(lifespan, poller, connections, Background(background))
+                acceptor = self._build_acceptor(context, lifespan)
+                self._context = context
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        accepting.start_soon(acceptor.run, listener, name=f"accept on {listener.url}")
+                    task_status.started(self)
+                    await self._drain_wanted.wait()
+                    with trio.move_on_after(self._settings.timeouts.drain_delay):
+                        await self._stop_wanted.wait()
+                    accepting.cancel_scope.cancel()
+                self._begin_to_finish(acceptor)
+                watchers.start_soon(self._bound_the_end, background, connections, name="bound the end")
+            # Here every connection and every background task has ended.
+            watchers.cancel_scope.cancel()
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    def _begin_to_finish(self, acceptor: Acceptor) -> None:
+        """Stop listening, and tell applications and peers."""
+        for listener in self._listeners:
+            acceptor.accept_waiting(listener)  # whoever is in the backlog was promised an answer
+            listener.close()
+        self._draining.set()
+        for connection in self._deadlines.connections:
+            connection.drain()
+
+    async def _bound_the_end(self, background: trio.Nursery, connections: trio.Nursery) -> None:
+        """Cancel what has not ended within its grace, in three steps that each are harder."""
+        timeouts = self._settings.timeouts
+        with trio.move_on_after(timeouts.graceful):
+            await self._stop_wanted.wait()
+        for connection in self._deadlines.connections:
+            connection.end()
+        background.cancel_scope.cancel()
+        with trio.move_on_after(timeouts.cleanup_grace + ANSWER_GRACE):
+            await self._stop_wanted.wait()
+            await trio.sleep(ANSWER_GRACE)
+        connections.cancel_scope.cancel()
+
+    async def _watch_lifespan(self, lifespan: Lifespan) -> None:
+        if lifespan.outcome is LifespanOutcome.STARTED:
+            await lifespan.ended.wait()
+            self.drain()
+
+    # -- building --------------------------------------------------------------------------------------------------
+
+    def _build_context(
+        self, lifespan: Lifespan, poller: Poller, connections: trio.Nursery, background: Background
+    ) -> ServerContext:
+        config = self._config
+        http1 = config.http1
+        limits = Http1Limits(
+            max_head_size=http1.max_head_size,
+            max_target_size=http1.max_target_size,
+            max_fields=http1.max_fields,
+            lenient_bare_lf=http1.lenient_bare_lf,
+            lenient_folding=http1.lenient_folding,
+        )
+        extra = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers.extra]
+        return ServerContext(
+            app=self._app,
+            state=lifespan.state,
+            settings=self._settings,
+            build_machine=partial(machine_class(http1.parser), limits),
+            fields=ServerFields(b"trioserve" if config.headers.server else None, config.headers.date, extra),
+            proxies=ProxyRules(config.proxy.trusted, config.proxy.headers),
+            counters=self._counters,
+            deadlines=self._deadlines,
+            poller=poller,
+            access_log=self._access_log,
+            connections=connections,
+            background=background,
+            draining=self._draining,
+        )
+
+    def _build_acceptor(self, context: ServerContext, lifespan: Lifespan) -> Acceptor:
+        limits = self._config.limits
+
+        async def serve_one(listener: Listener, sock: socket.socket, address: Any) -> None:
+            await serve_socket(context, self._config, listener, sock, address)
+
+        acceptor = Acceptor(
+            serve_one,
+            context.connections,
+            self._counters,
+            resolve_connection_limit(limits),
+            limits.connections_per_ip,
+        )
+        acceptor.spawn_in(lifespan.context.run)
+        for listener in self._listeners:
+            if listener.socket.family != socket.AF_UNIX:
+                # Accepted sockets inherit it: the kernel holds so much unsent data of one, and no more.
+                try:
+                    listener.socket.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, limits.send_buffer)
+                except OSError:
+                    logger.debug("this system has no TCP_NOTSENT_LOWAT")
+        return acceptor
+
+
+def _open_access_log(config: Config) -> AccessLogFlusher | None:
+    logging_settings = config.logging
+    if logging_settings.access == "off":
+        return None
+    return AccessLogFlusher(
+        AccessLog(logging_settings.access, logging_settings.access_format or logging_settings.format)
+    )
+
+
+async def serve(
+    app: Application,
+    config: Config | None = None,
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an ASGI application until told to stop.
+
+    In a Trio program: `server = await nursery.start(serve, app, config)`. That returns once the application has
+    started and all binds listen, with a `Server` that knows the bound addresses, `drain()` and `stats()`. No
+    signal is touched. Cancelling the nursery is a hard stop: connections are closed at once, and the lifespan's
+    shutdown runs under its own deadline.
+
+    Args:
+        app: an ASGI 3 application.
+        config: the settings; default: `Config()`, which listens on 127.0.0.1:8000.
+
+    Raises:
+        BindError: an address cannot be had.
+        ConfigError: a certificate cannot be used.
+        LifespanFailed: the application failed to start.
+        LifespanDied: its lifespan ended while it was being served.
+    """
+    config = config or Config()
+    ssl_context = build_tls_contexts(config.tls, ALPN) if config.tls.enabled else None
+    options: dict[str, Any] = {"backlog": config.process.backlog, "unix": config.unix}
+    async with (
+        open_listeners(config.binds, ssl_context=ssl_context, **options) as listeners,
+        open_listeners(config.insecure_binds, **options) as insecure,
+    ):
+        await Server(config, app, [*listeners, *insecure]).run(task_status)

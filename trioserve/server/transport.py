@@ -1,0 +1,565 @@
+"""Byte transports: what a connection reads from and writes to.
+
+`Transport` is the contract, `SocketTransport` and `TlsTransport` use non-blocking sockets directly, told of their
+readiness by a shared poller, and `StreamTransport` wraps any `trio.abc.Stream`. They are `HalfCloseableStream`s
+in every way but one: an operation that need not wait is no checkpoint. Whoever loops over them has to see to
+fairness; a server that yields twice per request for nothing is half as fast.
+
+One task may read and one may write at a time; closing wakes both.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+import outcome
+import trio
+import trio.abc
+import trio.lowlevel
+
+from trioserve.server.poller import HALF_CLOSED, HUNG_UP, READABLE, WRITABLE, Poller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECEIVE_SIZE = 65536
+WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+FILE_CHUNK = 262144
+
+
+class Listener(Protocol):
+    """Who is told what happens to a transport while nobody waits for it.
+
+    These are the only callbacks of the server: a hang-up, or the next request, are the things that can happen to a
+    connection while its one task runs the application. Both must return at once.
+    """
+
+    def peer_left(self, broken: bool) -> None:
+        """The peer has ended its sending side, or, if `broken`, nothing can reach it any more."""
+        ...
+
+    def bytes_waiting(self) -> None:
+        """Bytes have come that nobody waits for."""
+        ...
+
+
+class Transport(trio.abc.HalfCloseableStream):
+    """A byte stream below a connection.
+
+    Attributes:
+        half_closed: the peer has ended its sending side, though bytes may still wait to be read.
+        broken: nothing that is sent can arrive any more.
+        bytes_sent: how many bytes the layer below has taken.
+    """
+
+    half_closed = False
+    broken = False
+    bytes_sent = 0
+    readable = True  # whether bytes may be waiting; known for sure only after a read would have blocked
+    ssl_object: ssl.SSLSocket | ssl.SSLObject | None = None
+    supports_sendfile = False
+    _listener: Listener | None = None
+
+    def listen(self, listener: Listener | None) -> None:
+        """Tell `listener` from now on."""
+        self._listener = listener
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return 1 to `max_bytes` bytes as soon as there are any, b"" at the end of the stream.
+
+        A checkpoint only if it has to wait. Cancelling it loses no bytes.
+
+        Raises:
+            trio.BrokenResourceError: the connection was reset.
+            trio.ClosedResourceError: closed on our side.
+            trio.BusyResourceError: another task is reading.
+        """
+        raise NotImplementedError
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        """Return how many of the bytes were taken at once; 0 where the layer below cannot tell.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
+        """
+        raise NotImplementedError
+
+    async def send_rest(self, rest: memoryview) -> None:
+        """Return when all of `rest` was taken, which `send_now` has just left."""
+        await self.send_all(rest)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Return when the layer below has taken all of `data`.
+
+        A checkpoint only if it has to wait. When cancelled, an unknown part has been sent.
+        """
+        raise NotImplementedError
+
+    async def send_file(self, file: int, offset: int | None, count: int) -> None:
+        """Send `count` bytes of an open file, from `offset` or from its current position.
+
+        Raises:
+            EOFError: the file has fewer bytes.
+        """
+        position = os.lseek(file, 0, os.SEEK_CUR) if offset is None else offset
+        left = count
+        while left:
+            data = await trio.to_thread.run_sync(os.pread, file, min(left, FILE_CHUNK), position)
+            if not data:
+                raise EOFError("the file is shorter than was announced")
+            await self.send_all(data)
+            left -= len(data)
+            position += len(data)
+        if offset is None:
+            os.lseek(file, position, os.SEEK_SET)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return when `send_all` would probably not wait."""
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        """End our sending side; reading goes on."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once, and so that the peer sees an error rather than an orderly end where that is possible."""
+        raise NotImplementedError
+
+
+class SocketTransport(Transport):
+    """A connected, non-blocking stream socket (TCP or unix)."""
+
+    supports_sendfile = True
+
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+        self._sock = sock
+        self._poller = poller
+        self._receive: Callable[[int], bytes] = sock.recv
+        self._transmit: Callable[[Any], int] = sock.send
+        self._reader: trio.lowlevel.Task | None = None
+        self._wanted = 0
+        self._writer: trio.lowlevel.Task | None = None
+        self._sending = False
+        self._closed = False
+        self._eof_sent = False
+        # Whether a read may succeed without a further notification: the edge has been told already.
+        self.readable = True
+        self._arming = type(poller).arm_read is not Poller.arm_read
+        poller.watch(sock, self)
+
+    # -- what the poller tells ------------------------------------------------------------------------------------
+
+    def notify(self, events: int) -> None:
+        """Read for the parked reader, wake the parked writer, and tell of a hang-up."""
+        if events & ~WRITABLE:
+            self.readable = True
+            if events & (HALF_CLOSED | HUNG_UP):
+                self._hang_up(bool(events & HUNG_UP))
+            if self._reader is not None:
+                self._read_for_reader()
+            elif self._listener is not None:
+                self._listener.bytes_waiting()
+        if self._writer is not None and events & (WRITABLE | HUNG_UP):
+            task, self._writer = self._writer, None
+            trio.lowlevel.reschedule(task)
+
+    def _read_for_reader(self) -> None:
+        task = self._reader
+        assert task is not None
+        result: outcome.Outcome[bytes]
+        try:
+            result = outcome.Value(self._read_now(self._wanted))
+        except WOULD_BLOCK:
+            self.readable = False
+            if self._arming:
+                self._poller.arm_read(self._sock)
+            return
+        except OSError as error:
+            result = outcome.Error(self._broken_by(error))
+        self._reader = None
+        trio.lowlevel.reschedule(task, result)
+
+    def _hang_up(self, broken: bool) -> None:
+        if broken and not self.broken and not self._eof_sent:
+            self.broken = True
+        elif self.half_closed:
+            return
+        self.half_closed = True
+        if self._listener is not None:
+            self._listener.peer_left(self.broken)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
+        """See `Transport.receive_some`."""
+        if max_bytes is None:
+            max_bytes = RECEIVE_SIZE
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task is reading from this transport")
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+        if self.readable:
+            try:
+                return self._read_now(max_bytes)
+            except WOULD_BLOCK:
+                self.readable = False
+            except OSError as error:
+                raise self._broken_by(error) from error
+        if self._arming:
+            self._poller.arm_read(self._sock)
+        self._reader = trio.lowlevel.current_task()
+        self._wanted = max_bytes
+        data: bytes = await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+        return data
+
+    def _read_now(self, max_bytes: int) -> bytes:
+        data = self._receive(max_bytes)
+        # A short read has emptied the socket's buffer, and a new edge tells of more (epoll(7), question 9).
+        if len(data) < max_bytes and not self.half_closed and data:
+            self.readable = False
+        return data
+
+    def _abort_read(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        """See `Transport.send_now`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this transport")
+        if self._closed or self._eof_sent:
+            raise trio.ClosedResourceError("this transport's sending side was closed")
+        try:
+            sent = self._transmit(data)
+        except WOULD_BLOCK:
+            return 0
+        except OSError as error:
+            raise self._broken_by(error) from error
+        self.bytes_sent += sent
+        return sent
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See `Transport.send_all`."""
+        sent = self.send_now(data)
+        if sent != len(data):
+            await self.send_rest(memoryview(data).cast("B")[sent:])
+
+    async def send_rest(self, rest: memoryview) -> None:
+        """See `Transport.send_rest`."""
+        self._sending = True
+        try:
+            while rest:
+                await self._wait_writable()
+                try:
+                    sent = self._transmit(rest)
+                except WOULD_BLOCK:
+                    continue
+                except OSError as error:
+                    raise self._broken_by(error) from error
+                self.bytes_sent += sent
+                rest = rest[sent:]
+        finally:
+            self._sending = False
+
+    async def send_file(self, file: int, offset: int | None, count: int) -> None:
+        """See `Transport.send_file`; the kernel copies the bytes itself."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this transport")
+        self._sending = True
+        try:
+            await self._send_file(file, offset, count)
+        finally:
+            self._sending = False
+
+    async def _send_file(self, file: int, offset: int | None, left: int) -> None:
+        position = os.lseek(file, 0, os.SEEK_CUR) if offset is None else offset
+        while left:
+            if self._closed:
+                raise trio.ClosedResourceError("this transport was closed")
+            try:
+                sent = os.sendfile(self._sock.fileno(), file, position, min(left, 1 << 20))
+            except BlockingIOError:
+                await self._wait_writable()
+                continue
+            except (BrokenPipeError, ConnectionError) as error:
+                raise self._broken_by(error) from error
+            if sent == 0:
+                raise EOFError("the file is shorter than was announced")
+            self.bytes_sent += sent
+            left -= sent
+            position += sent
+            await trio.lowlevel.checkpoint()  # a fast reader of a large file must not stop the others
+        if offset is None:
+            os.lseek(file, position, os.SEEK_SET)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return when there is room in the socket's buffer."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this transport")
+        if self._closed or self._eof_sent:
+            raise trio.ClosedResourceError("this transport's sending side was closed")
+        self._sending = True
+        try:
+            await trio.lowlevel.wait_writable(self._sock)
+        finally:
+            self._sending = False
+
+    async def _wait_writable(self) -> None:
+        self._poller.arm_write(self._sock)
+        self._writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+
+    def _abort_write(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _broken_by(self, error: OSError) -> trio.BrokenResourceError:
+        self.broken = self.half_closed = True
+        return trio.BrokenResourceError(f"the connection broke: {error}")
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    async def send_eof(self) -> None:
+        """Send a FIN after everything that was sent; safe to call again."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this transport")
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+        self.end_sending()
+
+    def end_sending(self) -> None:
+        """`send_eof` without the checks and without an await."""
+        if not self._eof_sent and not self._closed:
+            self._eof_sent = True
+            try:
+                socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            except OSError:
+                self.broken = True
+
+    async def aclose(self) -> None:
+        """Close; whoever reads or writes gets `trio.ClosedResourceError`. A checkpoint, also when cancelled."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close now, in order, without waiting for anything."""
+        if self._closed:
+            return
+        self._closed = True
+        self._listener = None
+        self._poller.forget(self._sock)
+        self._sock.close()
+        if self._reader is not None:
+            task, self._reader = self._reader, None
+            trio.lowlevel.reschedule(
+                task, outcome.Error(trio.ClosedResourceError("this transport was closed"))
+            )
+        if self._writer is not None:
+            task, self._writer = self._writer, None
+            trio.lowlevel.reschedule(task)
+
+    def abort(self) -> None:
+        """Close with a reset (RST) instead of an orderly end."""
+        if not self._closed:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            except OSError:
+                pass  # already disconnected: there is nothing to reset
+            self.close()
+
+
+class TlsTransport(SocketTransport):
+    """TLS over a non-blocking socket, by the socket object of `ssl` itself."""
+
+    supports_sendfile = False
+
+    def __init__(self, sock: socket.socket, poller: Poller, context: ssl.SSLContext) -> None:
+        tls = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self.ssl_object: ssl.SSLSocket = tls
+        super().__init__(tls, poller)
+
+    async def do_handshake(self) -> None:
+        """Perform the TLS handshake.
+
+        Raises:
+            ssl.SSLError: the peer does not speak TLS, or not as we have to.
+            trio.BrokenResourceError: the connection was reset or ended.
+        """
+        while True:
+            try:
+                self.ssl_object.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._wait_readable()
+            except ssl.SSLWantWriteError:
+                await self._wait_writable()
+            except ssl.SSLError:
+                raise
+            except OSError as error:
+                raise self._broken_by(error) from error
+        self.readable = True
+
+    async def _wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def _read_now(self, max_bytes: int) -> bytes:
+        # Whole records may wait inside the TLS layer, so only SSLWantReadError says that nothing is left.
+        try:
+            data = self._receive(max_bytes)
+        except ssl.SSLEOFError:
+            data = b""
+        if not data:
+            self.half_closed = True
+        return data
+
+    def notify(self, events: int) -> None:
+        """As for plain sockets; a read may also have waited for room to write (a key update)."""
+        super().notify(events | READABLE if self._reader is not None else events)
+
+    def send_plain(self, data: bytes) -> None:
+        """Send bytes below TLS, for a peer that does not speak it; whatever fails is ignored."""
+        try:
+            socket.socket.send(self._sock, data)
+        except OSError:
+            pass
+
+    def end_sending(self) -> None:
+        """Send TLS's close_notify, then a FIN. Bytes that still come are no longer decrypted."""
+        if self._eof_sent or self._closed:
+            return
+        if not self.broken:
+            try:
+                self.ssl_object.unwrap()
+            except (OSError, ValueError):
+                pass  # SSLWantReadError: the peer's own close_notify is not waited for
+        self._receive = self._receive_raw
+        super().end_sending()
+
+    def _receive_raw(self, max_bytes: int) -> bytes:
+        return socket.socket.recv(self._sock, max_bytes)
+
+    def close(self) -> None:
+        """Close in order: close_notify first, so that the peer can tell the end from a truncation."""
+        if not self._closed and not self._eof_sent and not self.broken:
+            self._eof_sent = True
+            try:
+                self.ssl_object.unwrap()
+            except (OSError, ValueError):
+                pass
+        super().close()
+
+    def abort(self) -> None:
+        """Close with a reset and without close_notify, so that the peer sees a truncation."""
+        self._eof_sent = True
+        super().abort()
+
+
+class StreamTransport(Transport):
+    """Any `trio.abc.Stream`, with a task that reads one piece ahead.
+
+    The piece ahead is how a hang-up is noticed while the application runs: what comes after bytes that nobody has
+    read yet cannot be seen on an abstract stream.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._ahead: bytes | None = None
+        self._rest = b""
+        self._error: Exception | None = None
+        self._wake_reader = trio.lowlevel.ParkingLot()
+        self._wake_pump = trio.Event()
+        self._reading = False
+        self._closed = False
+
+    async def pump(self) -> None:
+        """Read ahead until the stream ends. To be run in a task that is cancelled with the connection."""
+        while not self.half_closed:
+            try:
+                self._ahead = bytes(await self._stream.receive_some(RECEIVE_SIZE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+                self._ahead, self._error = b"", error
+                self.broken = True
+            if not self._ahead:
+                self.half_closed = True
+                if self._listener is not None:
+                    self._listener.peer_left(self.broken)
+            elif not self._reading and self._listener is not None:
+                self._listener.bytes_waiting()
+            self._wake_reader.unpark_all()
+            await self._wake_pump.wait()
+            self._wake_pump = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
+        """See `Transport.receive_some`."""
+        if max_bytes is None:
+            max_bytes = RECEIVE_SIZE
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._reading:
+            raise trio.BusyResourceError("another task is reading from this transport")
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+        if not self._rest:
+            await self._take_ahead()
+        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+        return data
+
+    async def _take_ahead(self) -> None:
+        self._reading = True
+        try:
+            while self._ahead is None and not self._closed:
+                await self._wake_reader.park()
+        finally:
+            self._reading = False
+        if self._closed:
+            raise trio.ClosedResourceError("this transport was closed")
+        if self._ahead:
+            self._rest, self._ahead = self._ahead, None
+            self._wake_pump.set()
+        elif self._error is not None:
+            raise trio.BrokenResourceError("the connection broke") from self._error
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:  # noqa: ARG002 - streams only know how to wait
+        """Take nothing: a stream can only be waited for."""
+        return 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See `Transport.send_all`; waits and checkpoints as the stream does."""
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.broken = self.half_closed = True
+            raise
+        self.bytes_sent += len(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Ask the stream."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """End the sending side if the stream can, otherwise do nothing."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the stream; whoever reads gets `trio.ClosedResourceError`."""
+        self._closed = True
+        self._listener = None
+        self._wake_reader.unpark_all()
+        await self._stream.aclose()
+
+    def abort(self) -> None:
+        """Nothing more is written; the stream itself is closed by `aclose`."""
+        self.broken = True
