@@ -4,10 +4,11 @@ import base64
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from trioserve.telemetry.access_format import ATOMS, compile_format
+from trioserve.telemetry.access_format import ATOMS, TEXT_FORMAT, _prepare, compile_format
 
 
 @dataclass
@@ -267,3 +268,23 @@ def test_a_doubled_percent_sign_is_one():
 def test_text_that_cannot_be_encoded_is_refused_at_once():
     with pytest.raises(ValueError):
         compile_format("\ud800")
+
+
+def test_a_line_computes_only_what_its_format_names():
+    assert _prepare("{agent}", {}).split("\n")[:2] == [
+        " request = exchange.request",
+        " headers = dict(request.headers)",
+    ]
+    assert "read_user" not in _prepare("{agent}", {})
+    assert _prepare("{phrase}", {}).count("\n") == 1
+    assert _prepare("{exchange.body_bytes_sent}", {}) == ""
+
+
+def test_the_documentation_lists_every_atom_and_the_default_format():
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    for name, atom in ATOMS.items():
+        assert f"| `%({name})s` | {atom.meaning} |" in page
+    assert TEXT_FORMAT in page
+    line = json.loads(render("json"))
+    documented = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert [key for key in documented if key in line][: len(line)] == list(line)
