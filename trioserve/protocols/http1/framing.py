@@ -48,6 +48,10 @@ FORBIDDEN_TRAILERS: Final = frozenset(
 )
 
 
+_AT_END: Final = -1  # the CRLF after a chunk's data
+_AT_LINE: Final = -2  # a chunk line
+
+
 class BodyDecoder(Protocol):
     """Takes the bytes of one body."""
 
@@ -87,7 +91,7 @@ class ChunkDecoder:
 
     def __init__(self, limits: Http1Limits) -> None:
         self._limits = limits
-        self._remaining = -2  # bytes to come of this chunk; -1: its CRLF; -2: the next chunk line
+        self._remaining = _AT_LINE  # bytes to come of this chunk, or what comes in their place
         self._extensions = 0
         self._scanner: HeadScanner | None = None
         self.complete = False
@@ -98,6 +102,8 @@ class ChunkDecoder:
         pieces: list[bytes | bytearray] = []
         size = len(buffer)
         while position < size and self._scanner is None:
+            if self._remaining == _AT_LINE:
+                position = _take_whole_chunks(buffer, position, pieces)
             if self._remaining >= 0:
                 end = min(size, position + self._remaining)
                 pieces.append(buffer[position:end])
@@ -105,7 +111,7 @@ class ChunkDecoder:
                 position = end
                 if self._remaining:
                     break
-                self._remaining = -1
+                self._remaining = _AT_END
             try:
                 after = self._skip_framing(buffer, position)
             except RemoteProtocolError:
@@ -124,12 +130,12 @@ class ChunkDecoder:
 
     def _skip_framing(self, buffer: bytes | bytearray, position: int) -> int:
         """Step over the CRLF after a chunk, or over a chunk line; stay where more bytes are needed."""
-        if self._remaining == -1:
+        if self._remaining == _AT_END:
             if not b"\r\n".startswith(buffer[position : position + 2]):
                 raise RemoteProtocolError("chunk data without its CRLF")
             if len(buffer) - position < 2:
                 return position
-            self._remaining = -2
+            self._remaining = _AT_LINE
             return position + 2
         match = PLAIN_CHUNK.match(buffer, position) or CHUNK_LINE.match(buffer, position)
         if match is None:
@@ -168,6 +174,22 @@ class ChunkDecoder:
         self.complete = True
         self.trailers = [field for field in scanner.fields if field[0] not in FORBIDDEN_TRAILERS]
         return end
+
+
+def _take_whole_chunks(buffer: bytes | bytearray, position: int, pieces: list[bytes | bytearray]) -> int:
+    """Take the plain chunks that are here in whole; anything else is left for the careful way.
+
+    A peer may send chunks of one byte, so this loop decides what a received byte can cost.
+    """
+    match_line = PLAIN_CHUNK.match
+    while (match := match_line(buffer, position)) is not None:
+        start = match.end()
+        end = start + int(match[1], 16)
+        if end == start or buffer[end : end + 2] != b"\r\n":
+            break
+        pieces.append(buffer[start:end])
+        position = end + 2
+    return position
 
 
 def _take(buffer: bytes | bytearray, start: int, end: int) -> bytes:

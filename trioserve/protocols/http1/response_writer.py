@@ -47,6 +47,8 @@ STATUS_LINES: Final = {status: _render_status_line(status) for status in range(1
 
 _BREAKS_FIELD: Final = re.compile(rb"[\r\n\x00]")
 
+CLOSE_LINE: Final = b"connection: close\r\n"
+KEEP_ALIVE_LINE: Final = b"connection: keep-alive\r\n"
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
 
 
@@ -65,6 +67,7 @@ class Rule(enum.Enum):
 # Module names instead of attributes of the enum: they are read once per field.
 _KEEP: Final = Rule.KEEP
 _CHECK_NAME: Final = Rule.CHECK_NAME
+_OWN_LENGTH: Final = Rule.LENGTH
 
 # The common names, which need no further check, and the names that have a rule. Hop-by-hop fields are ours to
 # decide (RFC 9110 section 7.6.1).
@@ -165,11 +168,11 @@ class ResponseWriter:
     """
 
     __slots__ = (
-        "_lines",
         "_own_close",
         "_own_date",
         "_own_server",
         "_remaining",
+        "_start",
         "_status",
         "closes",
         "framing",
@@ -182,7 +185,7 @@ class ResponseWriter:
         self.closes = False
         # What the application said in the prepared head.
         self._status = 0
-        self._lines: list[bytes] | None = None
+        self._start: bytes | None = None
         self._remaining: int | None = None  # content still owed; None until a length is known
         self._own_close = self._own_date = self._own_server = False
 
@@ -213,16 +216,15 @@ class ResponseWriter:
         """
         if self.phase is not _NOT_BEGUN:
             raise LocalProtocolError("a second response head")
-        self._lines = None
+        self._start = None
         status_line = STATUS_LINES.get(status)
         if status_line is None or status < 200:
             raise LocalProtocolError(f"status {status!r} cannot begin a final response")
         self._remaining = None
         self._own_close = self._own_date = self._own_server = False
-        lines = [status_line]
-        self._render_fields(lines, headers)
+        start = status_line + self._render_fields(headers)
         self._status = status
-        self._lines = lines
+        self._start = start
 
     def render_head(
         self, request: tuple[bool, bool], defaults: DefaultLines, length: int | None, close: bool
@@ -238,29 +240,25 @@ class ResponseWriter:
         Raises:
             LocalProtocolError: no head was prepared, or its Content-Length is not `length`.
         """
-        lines = self._lines
-        if lines is None or self.phase is not _NOT_BEGUN:
+        start = self._start
+        if start is None or self.phase is not _NOT_BEGUN:
             raise LocalProtocolError("no response head was prepared")
         self.closes = close or self._own_close
-        lines.append(self._settle_framing(request, length))
-        if self.closes:
-            lines.append(b"connection: close\r\n")
-        elif not request[1]:
-            lines.append(b"connection: keep-alive\r\n")
+        framing = self._settle_framing(request, length)
+        connection = CLOSE_LINE if self.closes else b"" if request[1] else KEEP_ALIVE_LINE
         if self._own_date or self._own_server:
-            lines.append(b"" if self._own_date else defaults.date)
-            lines.append(b"" if self._own_server else defaults.server)
-            lines.append(defaults.extra)
+            date = b"" if self._own_date else defaults.date
+            server = b"" if self._own_server else defaults.server
+            more = date + server + defaults.extra
         else:
-            lines.append(defaults.all)
-        lines.append(b"\r\n")
-        self._lines = None
+            more = defaults.all
+        self._start = None
         self.phase = _UNDER_WAY
-        return b"".join(lines)
+        return b"".join((start, framing, connection, more, b"\r\n"))
 
-    def _render_fields(self, lines: list[bytes], headers: FieldLines) -> None:
-        """Append the application's fields. A value with a line end in it shows up as a line too many."""
-        first = len(lines)
+    def _render_fields(self, headers: FieldLines) -> bytes:
+        """Render the application's fields. A value with a line end in it shows up as a line too many."""
+        lines = []
         try:
             for name, value in headers:
                 rule = RULES.get(name.lower(), _CHECK_NAME)
@@ -269,10 +267,11 @@ class ResponseWriter:
         except (TypeError, ValueError, AttributeError):
             _checked_pairs(headers)
             raise
-        block = b"".join(lines[first:])
-        count = len(lines) - first
+        block = b"".join(lines)
+        count = len(lines)
         if block.count(b"\n") != count or block.count(b"\r") != count or b"\x00" in block:
             _checked_pairs(headers)
+        return block
 
     def _obey(self, rule: Rule, name: bytes, value: bytes) -> bool:
         """Do what a field's rule says; True when the field is sent as it is."""
@@ -280,7 +279,7 @@ class ResponseWriter:
             if TOKEN.fullmatch(name) is None:
                 raise LocalProtocolError(f"illegal response field name {name!r}")
             return True
-        if rule is Rule.LENGTH:
+        if rule is _OWN_LENGTH:
             if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                 raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
             self._remaining = int(value)
