@@ -56,7 +56,7 @@ CASES = (
     Case("download", _OURS, _UVICORN, Setting("download"), Load(4), 1.0),
     Case("upload", _OURS, _UVICORN, Setting("upload"), Load(4, _UPLOAD), 1.0),
     Case("memory-idle", _OURS, _UVICORN, _IDLE, target=1.0, measure="memory"),
-    Case("start", "trioserve one process", _UVICORN, _HELLO, target=1.2, measure="start"),
+    Case("start", _OURS, _UVICORN, _HELLO, target=1.2, measure="start"),
     Case("peer-granian", "granian", _UVICORN, _HELLO, Load(64), reference=True),
     Case("peer-granian-1", "granian", _UVICORN, _HELLO, Load(1), reference=True),
     Case("peer-granian-log", "granian", _UVICORN, _LOGGED, Load(64), reference=True),

@@ -1,8 +1,8 @@
 """The interpreter that runs the servers: a virtual environment at the repository root, made once.
 
 All servers run in the same environment, so a ratio never compares two interpreters. The environment is
-`.venv-bench-<version>`; it is made again when benchmarks/requirements.txt changes, and trioserve in it is the
-checkout itself (an editable install). Nothing is ever installed into the environment that runs the benchmark.
+`.venv-bench-<version>`; it is made again when the requirements change, and trioserve in it is the checkout
+itself (an editable install). Nothing is ever installed into the environment that runs the benchmark.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ def prepare(python: str | None) -> Path:
     directory = ROOT / f".venv-bench-{version}"
     interpreter = directory / "bin" / "python"
     mark = directory / ".ready"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    wanted = _wanted()
     if interpreter.exists() and mark.exists() and mark.read_text() == wanted:
         return interpreter
     print(f"preparing {directory.name} from {base} (once) ...", file=sys.stderr, flush=True)
@@ -60,6 +61,13 @@ def describe(interpreter: Path) -> str:
     """One line: the interpreter's version and the versions of the servers."""
     version = _output([str(interpreter), "--version"]) or "unknown interpreter"
     return f"{version}; {_output([str(interpreter), '-c', _VERSIONS])}"
+
+
+def _wanted() -> str:
+    """What the installation depends on, as one digest: the peers, and what trioserve requires and installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = [project.get(key) for key in ("dependencies", "optional-dependencies", "scripts")]
+    return hashlib.sha256(REQUIREMENTS.read_bytes() + repr(ours).encode()).hexdigest()
 
 
 def _base_interpreter(python: str | None) -> tuple[str, str]:

@@ -56,8 +56,16 @@ def table(outcomes: Sequence[Outcome]) -> str:
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(_TITLES))]
     lines = [_line(cells, widths) for cells in rows]
     lines.insert(1, "  ".join("-" * width for width in widths).rstrip())
-    failed = [f"\n{outcome.case.name} failed: {outcome.error}" for outcome in outcomes if outcome.error]
-    return "\n".join([*lines, *failed])
+    return "\n".join([*lines, *_failures(outcomes)])
+
+
+def _failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why cases failed; those that failed alike share one text."""
+    cases: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            cases.setdefault(outcome.error, []).append(outcome.case.name)
+    return [f"\n{', '.join(names)} failed: {error}" for error, names in cases.items()]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -124,8 +124,6 @@ SERVERS = {
     for server in (
         _trioserve("trioserve httptools", "--http1-parser", "httptools"),
         _trioserve("trioserve h11", "--http1-parser", "h11"),
-        # Uvicorn with one worker has no supervisor; this is trioserve without one.
-        _trioserve("trioserve one process", "--http1-parser", "httptools", "--process-workers", "0"),
         _uvicorn("uvicorn uvloop httptools", "--loop", "uvloop", "--http", "httptools"),
         _uvicorn("uvicorn asyncio h11", "--loop", "asyncio", "--http", "h11"),
         Server(
