@@ -152,6 +152,9 @@ class HttpExchange:
     finished: float = 0.0
     outcome: str = "complete"
 
+    crashed: bool = False  # the application raised
+    cut: bool = False  # something that was written did not get out in full
+
     phase: Phase = Phase.AWAITING_HEAD
     body_received: bool = False
     _disconnect_told: bool = False
@@ -212,6 +215,7 @@ class HttpExchange:
         if self._is_disconnect(error):
             self._end_aborted("disconnected")
             return
+        self.crashed = True
         logger.error("error in the application: %s", self.request_line, exc_info=_without_our_frames(error))
         if self.phase is COMPLETE:
             return

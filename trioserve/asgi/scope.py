@@ -36,8 +36,9 @@ class ScopeBuilder:
         self._state = state
         self._extensions = extensions
 
-    def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl) -> Scope:
-        """Return the scope of one HTTP request."""
+    def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl, prefix: str = "") -> Scope:
+        """Return the scope of one HTTP request; `prefix` is what a trusted proxy took off its path."""
+        root_path = self._root_path + prefix
         raw_path, _, query_string = head.target.partition(b"?")
         path = raw_path.decode("latin-1")
         if raw_path[:1] != b"/":
@@ -50,10 +51,10 @@ class ScopeBuilder:
             "http_version": head.http_version,
             "method": head.method,
             "scheme": peer.scheme,
-            "path": self._root_path + path if self._root_path else path,
+            "path": root_path + path if root_path else path,
             "raw_path": raw_path,
             "query_string": query_string,
-            "root_path": self._root_path,
+            "root_path": root_path,
             "headers": head.headers,
             "client": peer.client,
             "server": peer.server,

@@ -59,10 +59,12 @@ class ConnectionSettings:
     lifecycle: LifecycleSettings
     root_path: str
     server_names: frozenset[bytes]
+    refuses_requests: bool  # whether any setting can keep a well-formed request from the application
 
     @classmethod
     def of(cls, config: Config) -> ConnectionSettings:
         """Pick them from a whole configuration."""
+        limits = config.limits
         return cls(
             config.http1,
             Timeouts.of(config.timeouts),
@@ -70,6 +72,7 @@ class ConnectionSettings:
             config.lifecycle,
             config.root_path,
             frozenset(name.lower().encode() for name in config.server_names),
+            bool(config.server_names or limits.body_size or limits.requests),
         )
 
 

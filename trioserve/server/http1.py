@@ -30,6 +30,7 @@ from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExch
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
+from trioserve.protocols.headers import has_forwarding_fields
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, BodyChunk, RequestHead
 from trioserve.server.transport import Listener, Transport
 
@@ -113,6 +114,8 @@ class Http1Connection(Listener):
         self.machine = context.build_machine()
         self.peer = peer
         self._timeouts = settings.timeouts
+        self._cancels = settings.lifecycle.on_disconnect == "cancel"
+        self._last_request = settings.http1.max_requests_per_connection
         self._trusted = context.proxies.trusts(peer.client)
         self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
         self._now = trio.lowlevel.current_clock().current_time
@@ -220,23 +223,24 @@ class Http1Connection(Listener):
         counters.requests_total += 1
         self._requests += 1
         peer = self.peer
-        if context.proxies.headers != "off":
+        root_path = ""
+        if has_forwarding_fields(head.headers):
             forwarded = context.proxies.apply(head.headers, peer.client, peer.scheme, trusted=self._trusted)
             head.headers = forwarded.headers
-            if forwarded.client is not peer.client or forwarded.scheme != peer.scheme:
-                peer = Peer(forwarded.client, peer.server, forwarded.scheme)
+            head.host = head.host if forwarded.host is None else forwarded.host
+            peer = Peer(forwarded.client, peer.server, forwarded.scheme)
+            root_path = forwarded.root_path
         exchange = self.exchange = HttpExchange(head, self, peer, self._now())
-        self._begin_deadlines(exchange.started)
-        refusal = self._refusal(head)
+        self._begin_exchange(exchange.started)
+        refusal = self._refusal(head) if context.settings.refuses_requests else None
         try:
             if refusal is not None:
                 exchange.outcome = "refused"
-                counters.requests_refused += 1
                 await exchange.answer(*refusal)
             else:
                 counters.requests_running += 1
                 try:
-                    scope = self._scopes.build_http(head, peer, RequestControl(self))
+                    scope = self._scopes.build_http(head, peer, RequestControl(self), root_path)
                     await exchange.run(context.app, scope)
                 finally:
                     counters.requests_running -= 1
@@ -246,11 +250,10 @@ class Http1Connection(Listener):
                 self._end_exchange(exchange)
         return owner
 
-    def _begin_deadlines(self, now: float) -> None:
-        limit = self.context.settings.http1.max_requests_per_connection
-        if limit and self._requests >= limit:
+    def _begin_exchange(self, now: float) -> None:
+        if self._requests == self._last_request:
             self._closing = True
-        self._cancel_on_disconnect = self.context.settings.lifecycle.on_disconnect == "cancel"
+        self._cancel_on_disconnect = self._cancels
         self._request_deadline = self.exchange_deadline = now + self._timeouts.request
         if self.transport.half_closed:
             self.peer_left(self.transport.broken)
@@ -269,7 +272,7 @@ class Http1Connection(Listener):
         return None
 
     def _end_exchange(self, exchange: HttpExchange) -> None:
-        """Log an exchange that is over, and forget it."""
+        """Count and log an exchange that is over, and forget it."""
         self.exchange = None
         self.exchange_deadline = inf
         if self._over is not None:
@@ -279,6 +282,9 @@ class Http1Connection(Listener):
         counters = context.counters
         counters.bytes_sent += exchange.body_bytes_sent
         counters.bytes_received += exchange.bytes_received
+        counters.errors += exchange.crashed
+        if exchange.outcome != "complete":
+            counters.count_outcome(exchange.outcome)
         if context.access_log is not None:
             exchange.finished = self._now()
             context.access_log.add(exchange)
@@ -473,12 +479,17 @@ class Http1Connection(Listener):
         try:
             await transport.send_rest(memoryview(piece))
         except BaseException:
-            if self.exchange is not None:
-                unsent = len(piece) - (transport.bytes_sent - before)
-                self.exchange.body_bytes_sent = max(0, self.exchange.body_bytes_sent - unsent)
+            self._uncount(len(piece) - (transport.bytes_sent - before))
             raise
         finally:
             self.write_deadline = inf
+
+    def _uncount(self, unsent: int) -> None:
+        """Take back from the count of body bytes what was not sent after all."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.cut = True
+            exchange.body_bytes_sent = max(0, exchange.body_bytes_sent - unsent)
 
     async def write_file(self, file: int, offset: int | None, count: int, last: bool) -> None:
         """See `ResponseChannel`. On plain sockets the kernel copies the bytes."""
@@ -488,10 +499,14 @@ class Http1Connection(Listener):
         if count and not machine.bodyless:
             self._bytes_at_stall = self.transport.bytes_sent
             self.write_deadline = self._now() + self._timeouts.write_stall
+            before_file = self.transport.bytes_sent
             try:
                 await self.transport.send_file(file, offset, count)
-            except GONE as error:
-                raise self._client_gone() from error
+            except BaseException as error:
+                self._uncount(count - (self.transport.bytes_sent - before_file))
+                if isinstance(error, GONE):
+                    raise self._client_gone() from error
+                raise
             finally:
                 self.write_deadline = inf
         rest = self._send_pieces([after + machine.send_end() if last else after], last)
@@ -525,7 +540,6 @@ class Http1Connection(Listener):
         """Answer a request whose head is malformed, and close."""
         exchange = HttpExchange(Unreadable(), self, self.peer, self._now())
         exchange.outcome = "refused"
-        self.context.counters.requests_refused += 1
         self._closing = True
         self.read_deadline = inf
         try:
@@ -544,6 +558,9 @@ class Http1Connection(Listener):
             if ending is not Ending.HEAD_TIMEOUT:
                 return
             exchange = HttpExchange(Unreadable(), self, self.peer, self._now())
+        elif exchange.phase is COMPLETE and not exchange.cut:
+            self._end_exchange(exchange)  # the response was out before the cancellation struck
+            return
         owed = exchange.phase is AWAITING_HEAD or exchange.phase is HEAD_HELD
         exchange.outcome = ending.outcome
         try:

@@ -33,13 +33,14 @@ class AccessLogFlusher:
             self._waiting.set()
 
     async def run(self) -> None:
-        """Flush for ever; flushes a last time when cancelled."""
+        """Flush for ever; when cancelled, flush a last time and close the log."""
         try:
             while True:
                 await self._waiting.wait()
                 await trio.sleep(FLUSH_DELAY)
-                self._waiting = trio.Event()
-                self._idle = True
                 self.log.flush()
+                if not self.log.pending:  # a reader that is too slow leaves something for the next turn
+                    self._waiting = trio.Event()
+                    self._idle = True
         finally:
-            self.log.flush()
+            self.log.close()

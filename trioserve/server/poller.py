@@ -2,9 +2,9 @@
 
 Theory of operation. `trio.lowlevel.wait_readable` costs one `epoll_ctl`, one abort function and one pass through
 Trio's own poller for every wait. `EpollPoller` registers each socket once, edge-triggered, for everything, with an
-epoll instance of its own; one Trio task waits for that instance to become readable and then tells every transport
-with news. The transport reads at once and reschedules the task that is parked on it with the bytes as its result,
-so an idle connection costs nothing and a busy one no system call but its `recv`.
+epoll instance of its own; one Trio task waits for that instance to become readable, and an instrument then tells
+every transport with news. The transport reads at once and reschedules the task that is parked on it with the bytes
+as its result, so an idle connection costs nothing and a busy one no system call but its `recv`.
 
 Edge-triggered means told once: a transport remembers that there may be more to read (`readable`) until a read came
 back short or would block. Hang-ups are told even while nobody reads, which is how a running request learns that
@@ -16,13 +16,17 @@ per socket and has to be armed before each wait.
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 from abc import ABC, abstractmethod
 from typing import Protocol
 
 import trio
+import trio.abc
 import trio.lowlevel
+
+logger = logging.getLogger("trioserve.error")
 
 READABLE, WRITABLE, HALF_CLOSED, HUNG_UP = 0x001, 0x004, 0x2000, 0x008 | 0x010
 """Bits of an event, with epoll's values: HUNG_UP is EPOLLERR or EPOLLHUP, HALF_CLOSED is EPOLLRDHUP."""
@@ -60,8 +64,12 @@ class Poller(ABC):
         """Serve for ever. Cancelling it stops all notifications, so it has to outlive the transports."""
 
 
-class EpollPoller(Poller):
-    """One edge-triggered epoll instance for all sockets."""
+class EpollPoller(Poller, trio.abc.Instrument):
+    """One edge-triggered epoll instance for all sockets.
+
+    It is an instrument of Trio's, too: Trio calls `after_io_wait` between its own waiting and the running of tasks.
+    To read just there lets a task run in the same round in which its bytes came, rather than in the next one.
+    """
 
     EVENTS = READABLE | WRITABLE | HALF_CLOSED | (1 << 31)  # 1 << 31 is EPOLLET
 
@@ -85,20 +93,24 @@ class EpollPoller(Poller):
         """Serve for ever; closes the epoll instance when cancelled."""
         wait_readable = trio.lowlevel.wait_readable
         descriptor = self._epoll.fileno()
+        trio.lowlevel.add_instrument(self)
         try:
             while True:
-                await wait_readable(descriptor)
-                self.dispatch()
+                await wait_readable(descriptor)  # this is what ends Trio's own waiting
         finally:
+            trio.lowlevel.remove_instrument(self)
             self._epoll.close()
 
-    def dispatch(self) -> None:
-        """Tell every transport that has news, without waiting for more."""
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
+        """Tell every transport that has news."""
         watched = self._watched
         for descriptor, events in self._epoll.poll(0, BATCH):
             transport = watched.get(descriptor)
             if transport is not None:
-                transport.notify(events)
+                try:
+                    transport.notify(events)
+                except Exception:  # an instrument that raises is removed, and no connection would hear again
+                    logger.exception("this is a bug in trioserve; one connection was not told of its bytes")
 
 
 class PortablePoller(Poller):

@@ -57,6 +57,15 @@ class Counters:
         for name in self.__slots__:
             setattr(self, name, 0)
 
+    def count_outcome(self, outcome: str) -> None:
+        """Count an exchange that did not end as it should; see `LoggedExchange.outcome`."""
+        if outcome == "timeout":
+            self.timeouts += 1
+        elif outcome == "disconnected":
+            self.disconnects += 1
+        elif outcome == "refused":
+            self.requests_refused += 1
+
 
 def snapshot(counters: Counters) -> Stats:
     """The values of this moment."""
