@@ -16,7 +16,7 @@ from trioserve.protocols.http1 import (
     machine_class,
 )
 from trioserve.protocols.http1.h11_machine import H11Machine
-from trioserve.protocols.http1.machine import Opinion
+from trioserve.protocols.http1.request_reader import Opinion
 
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"

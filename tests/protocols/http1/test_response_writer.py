@@ -5,7 +5,7 @@ import pytest
 
 from trioserve.protocols.errors import LocalProtocolError
 from trioserve.protocols.http1 import DefaultLines, Http1Limits, Http1Machine, build_machine
-from trioserve.protocols.http1.response_writer import STATUS_LINES
+from trioserve.protocols.http1.response_fields import STATUS_LINES
 
 DEFAULTS = DefaultLines(b"date: now\r\n", b"server: trioserve\r\n", b"alt-svc: x\r\n")
 

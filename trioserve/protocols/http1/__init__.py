@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trioserve.protocols.http1.h11_machine import H11Machine
-from trioserve.protocols.http1.machine import (
+from trioserve.protocols.http1.events import (
     CLOSED,
     NEED_DATA,
     PAUSED,
     BodyChunk,
     Event,
-    Http1Machine,
+    Headers,
+    RequestHead,
     Signal,
 )
-from trioserve.protocols.http1.policy import Headers, Http1Limits, RequestHead
-from trioserve.protocols.http1.response_writer import NO_LINES, STATUS_LINES, DefaultLines, FieldLines
+from trioserve.protocols.http1.h11_machine import H11Machine
+from trioserve.protocols.http1.machine import Http1Machine
+from trioserve.protocols.http1.policy import Http1Limits
+from trioserve.protocols.http1.response_fields import NO_LINES, STATUS_LINES, DefaultLines, FieldLines
 
 try:
     from trioserve.protocols.http1.httptools_machine import HttptoolsMachine

@@ -8,11 +8,14 @@ verdict does not. Neither keeps a byte of the body.
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1.head_scanner import HeadScanner
-from trioserve.protocols.http1.policy import MAX_LENGTH, Headers, Http1Limits
+from trioserve.protocols.http1.policy import MAX_LENGTH, Http1Limits
+
+if TYPE_CHECKING:
+    from trioserve.protocols.http1.events import Headers
 
 MAX_EXTENSIONS_SIZE: Final = 4096  # bytes of chunk extensions in one message
 

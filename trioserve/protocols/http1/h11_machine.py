@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from trioserve.protocols.http1.machine import Http1Machine, Opinion
+from trioserve.protocols.http1.machine import Http1Machine
+from trioserve.protocols.http1.request_reader import Opinion
 
 if TYPE_CHECKING:
     import re
 
-    from trioserve.protocols.http1.policy import RequestHead
+    from trioserve.protocols.http1.events import RequestHead
 
 
 class H11Machine(Http1Machine):

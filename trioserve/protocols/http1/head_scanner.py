@@ -8,17 +8,19 @@ code. Each byte is looked at a bounded number of times: no scan starts over at t
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1.policy import (
     MAX_METHOD_SIZE,
     TOKEN,
-    Headers,
     Http1Limits,
     RequestLine,
     parse_request_line,
 )
+
+if TYPE_CHECKING:
+    from trioserve.protocols.http1.events import Headers
 
 # Anything that may not stand in a line, HTAB excepted. A CR is judged when the byte after it is known.
 FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from trioserve.protocols.http1.machine import Http1Machine, Opinion
+from trioserve.protocols.http1.machine import Http1Machine
+from trioserve.protocols.http1.request_reader import Opinion
 
 if TYPE_CHECKING:
     from trioserve.protocols.http1.policy import Http1Limits

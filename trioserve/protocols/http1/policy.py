@@ -2,7 +2,7 @@
 
 The rules here are the authority; the parser libraries only give a second opinion (docs/decisions/0001). This
 module knows request lines, targets, hosts and the fields that frame a message or steer the connection. It
-does not know how bytes arrive: `head_scanner` splits them into lines, `machine` holds the state of a
+does not know how bytes arrive: `head_scanner` splits them into lines, `request_reader` holds the state of a
 connection.
 """
 
@@ -12,11 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import msgspec
-
 from trioserve.protocols.errors import RemoteProtocolError
-
-Headers = list[tuple[bytes, bytes]]
+from trioserve.protocols.http1.events import Headers, RequestHead
 
 TOKEN_CHARACTERS: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TOKEN: Final = re.compile(TOKEN_CHARACTERS + rb"+")
@@ -69,40 +66,6 @@ class Http1Limits:
     max_fields: int = 100
     lenient_bare_lf: bool = False
     lenient_folding: bool = False
-
-
-class RequestHead(msgspec.Struct, eq=True):
-    """A request head that the policy accepts.
-
-    `headers` have lower-case names and stripped values, in the order of the wire. `target` is in origin-form,
-    or `*`: an absolute-form target has been split into it and `host`, and the Host field says the same (RFC
-    9112 section 3.2.2).
-
-    Args:
-        method: any token, as it came (methods are case-sensitive).
-        target: path and query, undecoded.
-        headers: all fields, framing fields included.
-        http_version: "1.1" or "1.0".
-        has_body: at least one body event follows.
-        content_length: bytes of the body; 0 without one; None when chunked.
-        chunked: the body comes in chunks.
-        expects_continue: the client asked for 100 Continue (never on HTTP/1.0).
-        keep_alive: what version and Connection say together.
-        upgrade: the Upgrade value, only when Connection lists it on HTTP/1.1.
-        host: the authority asked for; empty when absent on HTTP/1.0.
-    """
-
-    method: str
-    target: bytes
-    headers: Headers
-    http_version: str
-    has_body: bool = False
-    content_length: int | None = 0
-    chunked: bool = False
-    expects_continue: bool = False
-    keep_alive: bool = True
-    upgrade: bytes | None = None
-    host: bytes = b""
 
 
 class RequestLine(NamedTuple):

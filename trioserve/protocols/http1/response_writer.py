@@ -8,131 +8,28 @@ ends too early. It does not know the clock: the Date line is given.
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final
 
 from trioserve.protocols.errors import LocalProtocolError
 from trioserve.protocols.http1.framing import FORBIDDEN_TRAILERS
 from trioserve.protocols.http1.policy import MAX_LENGTH_DIGITS, TOKEN, split_list
+from trioserve.protocols.http1.response_fields import (
+    CLOSE_LINE,
+    KEEP_ALIVE_LINE,
+    RULES,
+    STATUS_LINES,
+    DefaultLines,
+    FieldLines,
+    Rule,
+    checked_pairs,
+)
 
-FieldLines = Iterable[tuple[bytes, bytes]]
-
-_CLASS_PHRASES: Final = {
-    1: "Informational",
-    2: "Success",
-    3: "Redirection",
-    4: "Client Error",
-    5: "Server Error",
-}
-
-
-def _render_status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = _CLASS_PHRASES[status // 100]
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
-
-
-# The phrases of http.HTTPStatus change between Python versions; ours do not.
-_RENAMED: Final = {
-    413: b"HTTP/1.1 413 Content Too Large\r\n",
-    414: b"HTTP/1.1 414 URI Too Long\r\n",
-    416: b"HTTP/1.1 416 Range Not Satisfiable\r\n",
-    422: b"HTTP/1.1 422 Unprocessable Content\r\n",
-}
-STATUS_LINES: Final = {status: _render_status_line(status) for status in range(100, 600)} | _RENAMED
-
-_BREAKS_FIELD: Final = re.compile(rb"[\r\n\x00]")
-
-CLOSE_LINE: Final = b"connection: close\r\n"
-KEEP_ALIVE_LINE: Final = b"connection: keep-alive\r\n"
-CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
-
-
-class Rule(enum.Enum):
-    """What becomes of a response field."""
-
-    KEEP = enum.auto()
-    CHECK_NAME = enum.auto()
-    DROP = enum.auto()
-    LENGTH = enum.auto()
-    CONNECTION = enum.auto()
-    DATE = enum.auto()
-    SERVER = enum.auto()
-
+__all__ = ["DefaultLines", "Framing", "Phase", "ResponseWriter"]
 
 # Module names instead of attributes of the enum: they are read once per field.
 _KEEP: Final = Rule.KEEP
 _CHECK_NAME: Final = Rule.CHECK_NAME
 _OWN_LENGTH: Final = Rule.LENGTH
-
-# The common names, which need no further check, and the names that have a rule. Hop-by-hop fields are ours to
-# decide (RFC 9110 section 7.6.1).
-RULES: Final[dict[bytes, Rule]] = {
-    **dict.fromkeys(
-        (
-            *(
-                b"content-type",
-                b"content-encoding",
-                b"content-language",
-                b"content-location",
-                b"content-range",
-            ),
-            *(b"content-disposition", b"content-security-policy", b"cache-control", b"etag", b"expires"),
-            *(b"last-modified", b"vary", b"location", b"set-cookie", b"accept-ranges", b"age", b"allow"),
-            *(b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-max-age"),
-            *(
-                b"access-control-allow-headers",
-                b"access-control-allow-methods",
-                b"access-control-expose-headers",
-            ),
-            *(
-                b"strict-transport-security",
-                b"x-content-type-options",
-                b"x-frame-options",
-                b"referrer-policy",
-            ),
-            *(
-                b"permissions-policy",
-                b"link",
-                b"retry-after",
-                b"www-authenticate",
-                b"x-request-id",
-                b"trailer",
-            ),
-        ),
-        Rule.KEEP,
-    ),
-    **dict.fromkeys((b"transfer-encoding", b"keep-alive", b"proxy-connection", b"te", b"upgrade"), Rule.DROP),
-    b"content-length": Rule.LENGTH,
-    b"connection": Rule.CONNECTION,
-    b"date": Rule.DATE,
-    b"server": Rule.SERVER,
-}
-
-
-class DefaultLines:
-    """Field lines that go into every response, rendered ahead; each ends in CRLF.
-
-    Args:
-        date: the Date line; left out when the application sends one.
-        server: the Server line; left out when the application sends one.
-        extra: lines that are always sent.
-    """
-
-    __slots__ = ("all", "date", "extra", "server")
-
-    def __init__(self, date: bytes = b"", server: bytes = b"", extra: bytes = b"") -> None:
-        self.date = date
-        self.server = server
-        self.extra = extra
-        self.all = date + server + extra
-
-
-NO_LINES: Final = DefaultLines()
 
 
 class Phase(enum.Enum):
@@ -198,7 +95,7 @@ class ResponseWriter:
         kept = (b"connection", b"upgrade") if status == 101 else ()
         fields = [
             (name, value)
-            for name, value in _checked_pairs(headers)
+            for name, value in checked_pairs(headers)
             if (key := name.lower()) in kept
             or RULES.get(key) not in (Rule.DROP, Rule.LENGTH, Rule.CONNECTION)
         ]
@@ -265,12 +162,12 @@ class ResponseWriter:
                 if rule is _KEEP or self._obey(rule, name, value):
                     lines.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
         except (TypeError, ValueError, AttributeError):
-            _checked_pairs(headers)
+            checked_pairs(headers)
             raise
         block = b"".join(lines)
         count = len(lines)
         if block.count(b"\n") != count or block.count(b"\r") != count or b"\x00" in block:
-            _checked_pairs(headers)
+            checked_pairs(headers)
         return block
 
     def _obey(self, rule: Rule, name: bytes, value: bytes) -> bool:
@@ -360,28 +257,6 @@ class ResponseWriter:
         if self.framing is not _CHUNKED or not trailers:
             self.phase = Phase.ENDED
             return b"0\r\n\r\n" if self.framing is _CHUNKED else b""
-        fields = [field for field in _checked_pairs(trailers) if field[0].lower() not in FORBIDDEN_TRAILERS]
+        fields = [field for field in checked_pairs(trailers) if field[0].lower() not in FORBIDDEN_TRAILERS]
         self.phase = Phase.ENDED
         return b"".join((b"0\r\n", *(b"%b: %b\r\n" % field for field in fields), b"\r\n"))
-
-
-def _checked_pairs(headers: FieldLines) -> list[tuple[bytes, bytes]]:
-    """Check field by field, values stripped.
-
-    Raises:
-        LocalProtocolError: naming the first field that is wrong.
-    """
-    fields = []
-    for field in headers:
-        try:
-            name, value = field
-            well_formed = TOKEN.fullmatch(name) is not None
-            broken = _BREAKS_FIELD.search(value) is not None
-            fields.append((bytes(name), bytes(value.strip(b" \t"))))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise LocalProtocolError(f"a response field must be a pair of bytes, not {field!r}") from error
-        if not well_formed:
-            raise LocalProtocolError(f"illegal response field name {name!r}")
-        if broken:
-            raise LocalProtocolError(f"illegal byte in the value of response field {name!r}")
-    return fields
