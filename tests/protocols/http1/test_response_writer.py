@@ -175,6 +175,17 @@ def test_illegal_fields_are_refused_and_another_head_can_be_sent(field):
     assert machine.send_response(500, [], b"sorry").startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
 
 
+@pytest.mark.parametrize("field", ILLEGAL_FIELDS, ids=repr)
+def test_illegal_fields_that_can_be_read_only_once_are_refused(field):
+    with pytest.raises(LocalProtocolError):
+        asked().prepare_head(200, iter([(b"a", b"b"), field]))
+
+
+def test_fields_that_can_be_read_only_once_are_sent():
+    head = asked().send_head(200, iter([(b"a", b"b"), (b"c", b"d")]), body_known=0)
+    assert fields_of(head) == [b"a: b", b"c: d", b"content-length: 0"]
+
+
 def test_the_message_names_the_field():
     with pytest.raises(LocalProtocolError, match="b'x-bad'"):
         asked().send_head(200, [(b"x-good", b"a"), (b"x-bad", b"a\nb")])

@@ -156,31 +156,33 @@ class ResponseWriter:
     def _render_fields(self, headers: FieldLines) -> bytes:
         """Render the application's fields. A value with a line end in it shows up as a line too many."""
         lines = []
+        find_rule = RULES.get
         try:
             for name, value in headers:
-                rule = RULES.get(name.lower(), _CHECK_NAME)
+                rule = find_rule(name) or find_rule(name.lower(), _CHECK_NAME)
                 if rule is _KEEP or self._obey(rule, name, value):
                     lines.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
-        except (TypeError, ValueError, AttributeError):
-            checked_pairs(headers)
-            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            checked_pairs(headers)  # names the field, unless the fields could be read only once
+            raise LocalProtocolError("a response field must be a pair of bytes") from error
         block = b"".join(lines)
         count = len(lines)
         if block.count(b"\n") != count or block.count(b"\r") != count or b"\x00" in block:
             checked_pairs(headers)
+            raise LocalProtocolError("illegal byte in the value of a response field")
         return block
 
     def _obey(self, rule: Rule, name: bytes, value: bytes) -> bool:
         """Do what a field's rule says; True when the field is sent as it is."""
-        if rule is _CHECK_NAME:
-            if TOKEN.fullmatch(name) is None:
-                raise LocalProtocolError(f"illegal response field name {name!r}")
-            return True
         if rule is _OWN_LENGTH:
             if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                 raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
             self._remaining = int(value)
             return False  # rendered with the framing
+        if rule is _CHECK_NAME:
+            if TOKEN.fullmatch(name) is None:
+                raise LocalProtocolError(f"illegal response field name {name!r}")
+            return True
         if rule is Rule.CONNECTION:
             self._own_close = self._own_close or b"close" in split_list(value)
             return False
