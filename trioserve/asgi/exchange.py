@@ -355,7 +355,7 @@ class HttpExchange:
         phase = self.phase
         if phase is not HEAD_HELD and phase is not BODY:
             raise ApplicationError(f"http.response.body was sent {_WHEN[phase]}")
-        if not isinstance(data, (bytes, bytearray, memoryview)):
+        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
             raise ApplicationError(f"http.response.body: body has to be bytes, not {type(data).__name__}")
         final = last and not self._trailers_follow
         self.phase = COMPLETE if final else TRAILERS if last else BODY

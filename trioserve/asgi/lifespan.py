@@ -73,7 +73,8 @@ class Lifespan:
         try:
             await self._app(scope, self._receive, self._send)
         except Exception as raised:
-            error = raised
+            traceback = raised.__traceback__
+            error = raised.with_traceback(traceback and traceback.tb_next)  # without this frame of ours
         finally:
             self._conclude(error)
             self.ended.set()
@@ -121,8 +122,11 @@ class Lifespan:
 
     def _fail(self, outcome: LifespanOutcome, message: Message) -> None:
         self.outcome = outcome
-        text = str(message.get("message", ""))
-        logger.error("%s%s", outcome.value, f": {text}" if text else "")
+        text = str(message.get("message", "")).rstrip()
+        if "\n" in text:  # frameworks send a whole traceback
+            logger.error("%s", outcome.value, extra={"detail": text})
+        else:
+            logger.error("%s%s", outcome.value, f": {text}" if text else "")
         self._answered.set()
 
     async def start(self, timeout: float) -> None:

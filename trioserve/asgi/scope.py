@@ -31,27 +31,30 @@ class ScopeBuilder:
         extensions: the extensions of this connection, without `trioserve`.
     """
 
-    def __init__(self, root_path: str, state: dict[str, Any], extensions: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, root_path: str, state: dict[str, Any], extensions: dict[str, Any]) -> None:
         self._root_path = root_path
         self._state = state
         self._extensions = extensions
 
     def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl, prefix: str = "") -> Scope:
         """Return the scope of one HTTP request; `prefix` is what a trusted proxy took off its path."""
-        root_path = self._root_path + prefix
         raw_path, _, query_string = head.target.partition(b"?")
         path = raw_path.decode("latin-1")
-        if raw_path[:1] != b"/":
-            path, raw_path = _path_of_absolute(path)
         if "%" in path:
             path = unquote(path)
+        root_path = self._root_path
+        if prefix or root_path:
+            root_path += prefix
+            path = root_path + path
+        extensions = self._extensions.copy()
+        extensions["trioserve"] = control
         return {
             "type": "http",
             "asgi": ASGI_VERSIONS.copy(),
             "http_version": head.http_version,
             "method": head.method,
             "scheme": peer.scheme,
-            "path": root_path + path if root_path else path,
+            "path": path,
             "raw_path": raw_path,
             "query_string": query_string,
             "root_path": root_path,
@@ -59,15 +62,5 @@ class ScopeBuilder:
             "client": peer.client,
             "server": peer.server,
             "state": self._state.copy(),
-            "extensions": {**self._extensions, "trioserve": control},
+            "extensions": extensions,
         }
-
-
-def _path_of_absolute(target: str) -> tuple[str, bytes]:
-    """Return path and raw path of a target in absolute-form or asterisk-form (RFC 9112 section 3.2)."""
-    if target == "*":
-        return "*", b"*"
-    _, _, after_scheme = target.partition("://")
-    slash = after_scheme.find("/")
-    path = "/" if slash < 0 else after_scheme[slash:]
-    return path, path.encode("latin-1")

@@ -20,8 +20,10 @@ from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.headers import parse_address
 from trioserve.protocols.proxy_protocol import NEED_DATA, ProxyHeader, ProxyHeaderParser
 from trioserve.server.http1 import Http1Connection
+from trioserve.server.stream_transport import StreamTransport
 from trioserve.server.tls import tls_extension
-from trioserve.server.transport import SocketTransport, StreamTransport, TlsTransport
+from trioserve.server.tls_transport import TlsTransport
+from trioserve.server.transport import SocketTransport
 
 if TYPE_CHECKING:
     from trioserve.config import Config
@@ -37,9 +39,10 @@ EXTENSIONS: dict[str, dict[str, Any]] = {
     "http.response.zerocopysend": {},
 }
 
+_HTTPS_ONLY = b"This port speaks HTTPS, and the request was plain HTTP\n"
 PLAIN_HTTP_ON_TLS = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 48\r\n"
-    b"connection: close\r\n\r\nThis port speaks HTTPS; the request was HTTP.   \n"
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_HTTPS_ONLY), _HTTPS_ONLY)
 )
 
 
@@ -144,6 +147,5 @@ async def _shake_hands(transport: TlsTransport, timeout: float) -> bool:
             if error.reason == "HTTP_REQUEST":
                 transport.send_plain(PLAIN_HTTP_ON_TLS)
             logger.debug("TLS handshake failed: %s", error.reason)
-    transport.broken = True  # there is nobody to say goodbye to
     transport.close()
     return False

@@ -125,6 +125,7 @@ class Http1Connection(Listener):
         self.left = False
         self.gone = False
         self._closing = False  # the response under way, or the next one, is the last
+        self._pipelined = False  # bytes behind the request that was answered last are here already
         self._requests = 0
         # The exchange that runs, and what belongs to it.
         self.exchange: HttpExchange | None = None
@@ -169,6 +170,7 @@ class Http1Connection(Listener):
         if exchange is not None and self.machine.reusable and self.ending is None:
             self._end_exchange(exchange)
             self.machine.start_next_cycle()
+            self._pipelined = True  # at the least, it has to be looked
             self.cancel_scope = trio.CancelScope()
             self.context.connections.start_soon(self._own, name="successor on a connection")
 
@@ -194,7 +196,7 @@ class Http1Connection(Listener):
 
     async def _next_head(self) -> RequestHead | None:
         machine, timeouts = self.machine, self._timeouts
-        event = machine.next_event()
+        event = machine.next_event() if self._pipelined else NEED_DATA
         if event is NEED_DATA:
             if self._closing:
                 return None
@@ -233,22 +235,21 @@ class Http1Connection(Listener):
         exchange = self.exchange = HttpExchange(head, self, peer, self._now())
         self._begin_exchange(exchange.started)
         refusal = self._refusal(head) if context.settings.refuses_requests else None
-        try:
-            if refusal is not None:
-                exchange.outcome = "refused"
-                await exchange.answer(*refusal)
-            else:
-                counters.requests_running += 1
-                try:
-                    scope = self._scopes.build_http(head, peer, RequestControl(self), root_path)
-                    await exchange.run(context.app, scope)
-                finally:
-                    counters.requests_running -= 1
-        finally:
-            owner = self.exchange is exchange
-            if owner and self.ending is None and not self.cancel_scope.cancel_called:
-                self._end_exchange(exchange)
-        return owner
+        if refusal is not None:
+            exchange.outcome = "refused"
+            await exchange.answer(*refusal)
+        else:
+            counters.requests_running += 1
+            try:
+                scope = self._scopes.build_http(head, peer, RequestControl(self), root_path)
+                await exchange.run(context.app, scope)
+            finally:
+                counters.requests_running -= 1
+        # A cancellation does not come by here: what is owed then is the affair of `_answer_owed`.
+        if self.exchange is not exchange:
+            return False
+        self._end_exchange(exchange)
+        return True
 
     def _begin_exchange(self, now: float) -> None:
         if self._requests == self._last_request:
@@ -385,6 +386,7 @@ class Http1Connection(Listener):
         while left > 0:
             chunk = await self._read_body()
             if chunk.last:
+                self._pipelined = True
                 return machine.reusable
             left -= len(chunk.data)
         return False
@@ -441,11 +443,11 @@ class Http1Connection(Listener):
         transport = self.transport
         try:
             for index, piece in enumerate(pieces):
-                sent = transport.send_now(piece) if piece else 0
-                if sent != len(piece):
+                rest = transport.send_now(piece) if piece else None
+                if rest is not None:
                     if last:
                         self._end_response()
-                    return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+                    return [rest, *pieces[index + 1 :]]
         except GONE as error:
             raise self._client_gone() from error
         if last:
@@ -459,25 +461,28 @@ class Http1Connection(Listener):
         if self._over is not None:
             self._over.set()
         # What the application does from here on is its own affair; a pipelined request shall not wait for it long.
-        self.exchange_deadline = self._now() + HAND_OVER_DELAY if self.machine.unread else inf
+        self._pipelined = self.machine.unread
+        self.exchange_deadline = self._now() + HAND_OVER_DELAY if self._pipelined else inf
 
     async def write_rest(self, rest: Rest) -> None:
         """See `ResponseChannel`; waits under the write-stall deadline."""
         try:
-            for piece in rest:
-                await self._write_slowly(piece)
+            for index, piece in enumerate(rest):
+                left = memoryview(piece) if index == 0 else self.transport.send_now(piece)
+                if left is not None:
+                    await self._write_slowly(left)
             exchange = self.exchange
             if self.machine.ends_by_close and exchange is not None and exchange.phase is COMPLETE:
                 await self.transport.send_eof()
         except GONE as error:
             raise self._client_gone() from error
 
-    async def _write_slowly(self, piece: bytes | memoryview) -> None:
+    async def _write_slowly(self, piece: memoryview) -> None:
         transport = self.transport
         before = self._bytes_at_stall = transport.bytes_sent
         self.write_deadline = self._now() + self._timeouts.write_stall
         try:
-            await transport.send_rest(memoryview(piece))
+            await transport.send_rest(piece)
         except BaseException:
             self._uncount(len(piece) - (transport.bytes_sent - before))
             raise

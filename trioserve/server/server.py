@@ -194,7 +194,7 @@ class Server:
         connections.cancel_scope.cancel()
 
     async def _watch_lifespan(self, lifespan: Lifespan) -> None:
-        if lifespan.outcome is LifespanOutcome.STARTED:
+        if lifespan.outcome is not LifespanOutcome.UNSUPPORTED:  # it may have died already
             await lifespan.ended.wait()
             self.drain()
 

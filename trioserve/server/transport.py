@@ -1,6 +1,6 @@
 """Byte transports: what a connection reads from and writes to.
 
-`Transport` is the contract, `SocketTransport` and `TlsTransport` use non-blocking sockets directly, told of their
+`Transport` is the contract; `SocketTransport` here and `TlsTransport` use non-blocking sockets directly, told of their
 readiness by a shared poller, and `StreamTransport` wraps any `trio.abc.Stream`. They are `HalfCloseableStream`s
 in every way but one: an operation that need not wait is no checkpoint. Whoever loops over them has to see to
 fairness; a server that yields twice per request for nothing is half as fast.
@@ -21,7 +21,7 @@ import trio
 import trio.abc
 import trio.lowlevel
 
-from trioserve.server.poller import HALF_CLOSED, HUNG_UP, READABLE, WRITABLE, Poller
+from trioserve.server.poller import HALF_CLOSED, HUNG_UP, WRITABLE, Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,6 @@ class Transport(trio.abc.HalfCloseableStream):
     broken = False
     bytes_sent = 0
     readable = True  # whether bytes may be waiting; known for sure only after a read would have blocked
-    ssl_object: ssl.SSLSocket | ssl.SSLObject | None = None
     supports_sendfile = False
     _listener: Listener | None = None
 
@@ -80,8 +79,8 @@ class Transport(trio.abc.HalfCloseableStream):
         """
         raise NotImplementedError
 
-    def send_now(self, data: bytes | bytearray | memoryview) -> int:
-        """Return how many of the bytes were taken at once; 0 where the layer below cannot tell.
+    def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """Send what can be sent at once; None when that was all, otherwise what `send_rest` has to be called with.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
@@ -89,8 +88,8 @@ class Transport(trio.abc.HalfCloseableStream):
         raise NotImplementedError
 
     async def send_rest(self, rest: memoryview) -> None:
-        """Return when all of `rest` was taken, which `send_now` has just left."""
-        await self.send_all(rest)
+        """Return when all was taken that `send_now` has just left."""
+        raise NotImplementedError
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Return when the layer below has taken all of `data`.
@@ -139,7 +138,7 @@ class SocketTransport(Transport):
         self._sock = sock
         self._poller = poller
         self._receive: Callable[[int], bytes] = sock.recv
-        self._transmit: Callable[[Any], int] = sock.send
+        self._send: Callable[[Any], int] = sock.send
         self._reader: trio.lowlevel.Task | None = None
         self._wanted = 0
         self._writer: trio.lowlevel.Task | None = None
@@ -159,17 +158,16 @@ class SocketTransport(Transport):
             self.readable = True
             if events & (HALF_CLOSED | HUNG_UP):
                 self._hang_up(bool(events & HUNG_UP))
-            if self._reader is not None:
-                self._read_for_reader()
+            task = self._reader
+            if task is not None:
+                self._read_for(task)
             elif self._listener is not None:
                 self._listener.bytes_waiting()
         if self._writer is not None and events & (WRITABLE | HUNG_UP):
             task, self._writer = self._writer, None
             trio.lowlevel.reschedule(task)
 
-    def _read_for_reader(self) -> None:
-        task = self._reader
-        assert task is not None
+    def _read_for(self, task: trio.lowlevel.Task) -> None:
         result: outcome.Outcome[bytes]
         try:
             result = outcome.Value(self._read_now(self._wanted))
@@ -231,41 +229,39 @@ class SocketTransport(Transport):
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """See `Transport.send_now`."""
         if self._sending:
             raise trio.BusyResourceError("another task is writing to this transport")
         if self._closed or self._eof_sent:
             raise trio.ClosedResourceError("this transport's sending side was closed")
+        return self._advance(data)
+
+    def _advance(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """Send what can be sent at once; None when that was all, otherwise what is left."""
         try:
-            sent = self._transmit(data)
+            sent = self._send(data)
         except WOULD_BLOCK:
-            return 0
+            return memoryview(data).cast("B")
         except OSError as error:
             raise self._broken_by(error) from error
         self.bytes_sent += sent
-        return sent
+        return None if sent == len(data) else memoryview(data).cast("B")[sent:]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `Transport.send_all`."""
-        sent = self.send_now(data)
-        if sent != len(data):
-            await self.send_rest(memoryview(data).cast("B")[sent:])
+        rest = self.send_now(data)
+        if rest is not None:
+            await self.send_rest(rest)
 
     async def send_rest(self, rest: memoryview) -> None:
         """See `Transport.send_rest`."""
         self._sending = True
         try:
-            while rest:
+            left: memoryview | None = rest
+            while left is not None:
                 await self._wait_writable()
-                try:
-                    sent = self._transmit(rest)
-                except WOULD_BLOCK:
-                    continue
-                except OSError as error:
-                    raise self._broken_by(error) from error
-                self.bytes_sent += sent
-                rest = rest[sent:]
+                left = self._advance(left)
         finally:
             self._sending = False
 
@@ -376,190 +372,3 @@ class SocketTransport(Transport):
             except OSError:
                 pass  # already disconnected: there is nothing to reset
             self.close()
-
-
-class TlsTransport(SocketTransport):
-    """TLS over a non-blocking socket, by the socket object of `ssl` itself."""
-
-    supports_sendfile = False
-
-    def __init__(self, sock: socket.socket, poller: Poller, context: ssl.SSLContext) -> None:
-        tls = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self.ssl_object: ssl.SSLSocket = tls
-        super().__init__(tls, poller)
-
-    async def do_handshake(self) -> None:
-        """Perform the TLS handshake.
-
-        Raises:
-            ssl.SSLError: the peer does not speak TLS, or not as we have to.
-            trio.BrokenResourceError: the connection was reset or ended.
-        """
-        while True:
-            try:
-                self.ssl_object.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._wait_readable()
-            except ssl.SSLWantWriteError:
-                await self._wait_writable()
-            except ssl.SSLError:
-                raise
-            except OSError as error:
-                raise self._broken_by(error) from error
-        self.readable = True
-
-    async def _wait_readable(self) -> None:
-        await trio.lowlevel.wait_readable(self._sock)
-
-    def _read_now(self, max_bytes: int) -> bytes:
-        # Whole records may wait inside the TLS layer, so only SSLWantReadError says that nothing is left.
-        try:
-            data = self._receive(max_bytes)
-        except ssl.SSLEOFError:
-            data = b""
-        if not data:
-            self.half_closed = True
-        return data
-
-    def notify(self, events: int) -> None:
-        """As for plain sockets; a read may also have waited for room to write (a key update)."""
-        super().notify(events | READABLE if self._reader is not None else events)
-
-    def send_plain(self, data: bytes) -> None:
-        """Send bytes below TLS, for a peer that does not speak it; whatever fails is ignored."""
-        try:
-            socket.socket.send(self._sock, data)
-        except OSError:
-            pass
-
-    def end_sending(self) -> None:
-        """Send TLS's close_notify, then a FIN. Bytes that still come are no longer decrypted."""
-        if self._eof_sent or self._closed:
-            return
-        if not self.broken:
-            try:
-                self.ssl_object.unwrap()
-            except (OSError, ValueError):
-                pass  # SSLWantReadError: the peer's own close_notify is not waited for
-        self._receive = self._receive_raw
-        super().end_sending()
-
-    def _receive_raw(self, max_bytes: int) -> bytes:
-        return socket.socket.recv(self._sock, max_bytes)
-
-    def close(self) -> None:
-        """Close in order: close_notify first, so that the peer can tell the end from a truncation."""
-        if not self._closed and not self._eof_sent and not self.broken:
-            self._eof_sent = True
-            try:
-                self.ssl_object.unwrap()
-            except (OSError, ValueError):
-                pass
-        super().close()
-
-    def abort(self) -> None:
-        """Close with a reset and without close_notify, so that the peer sees a truncation."""
-        self._eof_sent = True
-        super().abort()
-
-
-class StreamTransport(Transport):
-    """Any `trio.abc.Stream`, with a task that reads one piece ahead.
-
-    The piece ahead is how a hang-up is noticed while the application runs: what comes after bytes that nobody has
-    read yet cannot be seen on an abstract stream.
-    """
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._ahead: bytes | None = None
-        self._rest = b""
-        self._error: Exception | None = None
-        self._wake_reader = trio.lowlevel.ParkingLot()
-        self._wake_pump = trio.Event()
-        self._reading = False
-        self._closed = False
-
-    async def pump(self) -> None:
-        """Read ahead until the stream ends. To be run in a task that is cancelled with the connection."""
-        while not self.half_closed:
-            try:
-                self._ahead = bytes(await self._stream.receive_some(RECEIVE_SIZE))
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                self._ahead, self._error = b"", error
-                self.broken = True
-            if not self._ahead:
-                self.half_closed = True
-                if self._listener is not None:
-                    self._listener.peer_left(self.broken)
-            elif not self._reading and self._listener is not None:
-                self._listener.bytes_waiting()
-            self._wake_reader.unpark_all()
-            await self._wake_pump.wait()
-            self._wake_pump = trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
-        """See `Transport.receive_some`."""
-        if max_bytes is None:
-            max_bytes = RECEIVE_SIZE
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        if self._reading:
-            raise trio.BusyResourceError("another task is reading from this transport")
-        if self._closed:
-            raise trio.ClosedResourceError("this transport was closed")
-        if not self._rest:
-            await self._take_ahead()
-        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
-        return data
-
-    async def _take_ahead(self) -> None:
-        self._reading = True
-        try:
-            while self._ahead is None and not self._closed:
-                await self._wake_reader.park()
-        finally:
-            self._reading = False
-        if self._closed:
-            raise trio.ClosedResourceError("this transport was closed")
-        if self._ahead:
-            self._rest, self._ahead = self._ahead, None
-            self._wake_pump.set()
-        elif self._error is not None:
-            raise trio.BrokenResourceError("the connection broke") from self._error
-
-    def send_now(self, data: bytes | bytearray | memoryview) -> int:  # noqa: ARG002 - streams only know how to wait
-        """Take nothing: a stream can only be waited for."""
-        return 0
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `Transport.send_all`; waits and checkpoints as the stream does."""
-        try:
-            await self._stream.send_all(data)
-        except trio.BrokenResourceError:
-            self.broken = self.half_closed = True
-            raise
-        self.bytes_sent += len(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Ask the stream."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """End the sending side if the stream can, otherwise do nothing."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
-        else:
-            await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        """Close the stream; whoever reads gets `trio.ClosedResourceError`."""
-        self._closed = True
-        self._listener = None
-        self._wake_reader.unpark_all()
-        await self._stream.aclose()
-
-    def abort(self) -> None:
-        """Nothing more is written; the stream itself is closed by `aclose`."""
-        self.broken = True
