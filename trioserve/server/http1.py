@@ -35,8 +35,6 @@ from trioserve.protocols.http1 import CLOSED, NEED_DATA, BodyChunk, RequestHead
 from trioserve.server.transport import Listener, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trioserve.asgi.background import Background
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
@@ -119,6 +117,8 @@ class Http1Connection(Listener):
         self._trusted = context.proxies.trusts(peer.client)
         self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
         self._now = trio.lowlevel.current_clock().current_time
+        self._logged = context.access_log is not None
+        self.prepare_head = self.machine.prepare_head  # see `ResponseChannel`
         # How the connection stands.
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
@@ -399,21 +399,20 @@ class Http1Connection(Listener):
 
     # -- ResponseChannel: writing ---------------------------------------------------------------------------------
 
-    def prepare_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """See `ResponseChannel`. The machine keeps the prepared head."""
-        self.machine.prepare_head(status, headers)
-
     def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
         """See `ResponseChannel`."""
         machine = self.machine
+        close = self._closing or self.left or machine.wants_continue
+        fields = self.context.fields.current()
+        if self._logged and self.exchange is not None:
+            self.exchange.first_byte = self._now()
+        if last and len(data) <= SMALL_BODY:
+            return self._send_pieces(
+                [machine.send_prepared_response(data, defaults=fields, close=close)], True
+            )
         if last and length is None:
             length = len(data)
-        close = self._closing or self.left or machine.wants_continue
-        start = machine.send_prepared_head(
-            defaults=self.context.fields.current(), body_known=length, close=close
-        )
-        if self.context.access_log is not None and self.exchange is not None:
-            self.exchange.first_byte = self._now()
+        start = machine.send_prepared_head(defaults=fields, body_known=length, close=close)
         return self._write(start, data, last)
 
     def write_body(self, data: bytes, last: bool) -> Rest | None:

@@ -129,15 +129,23 @@ class Http1Machine(RequestReader):
         Raises:
             LocalProtocolError: no head was prepared, or its Content-Length is not `body_known`.
         """
+        request, close = self._answered(close)
+        return self._writer.render_head(request, defaults, body_known, close)
+
+    def send_prepared_response(
+        self, data: bytes, *, defaults: DefaultLines = NO_LINES, close: bool = False
+    ) -> bytes:
+        """Return the prepared head, its whole content and the end in one piece; see send_prepared_head."""
+        request, close = self._answered(close)
+        return self._writer.render_response(request, defaults, data, close)
+
+    def _answered(self, close: bool) -> tuple[tuple[bool, bool], bool]:
+        """What the writer has to know of the request: (its method is HEAD, it is HTTP/1.1), and whether to close."""
+        self.wants_continue = False
         head = self.head
         if head is None or self._error is not None:
-            close, request = True, (head is not None and head.method == "HEAD", True)
-        else:
-            close = close or not head.keep_alive
-            request = (head.method == "HEAD", head.http_version == "1.1")
-        data = self._writer.render_head(request, defaults, body_known, close)
-        self.wants_continue = False
-        return data
+            return (head is not None and head.method == "HEAD", True), True
+        return (head.method == "HEAD", head.http_version == "1.1"), close or not head.keep_alive
 
     def send_head(
         self,
@@ -199,7 +207,5 @@ class Http1Machine(RequestReader):
         close: bool = False,
     ) -> bytes:
         """Return a whole response in one piece; see send_head."""
-        head = self.send_head(status, headers, defaults=defaults, body_known=len(body), close=close)
-        content = self._writer.frame_body(body)
-        self._writer.frame_end()
-        return head + content if content else head
+        self._writer.prepare_head(status, headers)
+        return self.send_prepared_response(body, defaults=defaults, close=close)

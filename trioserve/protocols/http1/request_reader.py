@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import abc
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1.events import (
@@ -24,7 +26,7 @@ from trioserve.protocols.http1.events import (
 )
 from trioserve.protocols.http1.framing import BodyDecoder, ChunkDecoder, LengthDecoder
 from trioserve.protocols.http1.head_scanner import HeadScanner
-from trioserve.protocols.http1.policy import FAST_HEAD, Http1Limits, judge_head, replace_host
+from trioserve.protocols.http1.policy import FAST_HEAD, FAST_LINE, Http1Limits, judge_head, replace_host
 
 if TYPE_CHECKING:
     import re
@@ -67,6 +69,22 @@ class Opinion:
         self.complete = complete
 
 
+class Familiar(NamedTuple):
+    """The fields of the last plain head, as bytes, and what policy and library made of them.
+
+    A client says the same about itself with every request on a connection; what was judged once need not be
+    judged again (docs/decisions/0002).
+    """
+
+    fields: bytes  # from behind the request line through the empty line
+    minor: bytes
+    head: RequestHead
+
+
+FAMILIAR_SIZE: Final = 2048
+"""Bytes of fields that a connection remembers at most."""
+
+
 class RequestReader(abc.ABC):
     """Reads one request after the other.
 
@@ -84,6 +102,7 @@ class RequestReader(abc.ABC):
         "_buffer",
         "_ended",
         "_error",
+        "_familiar",
         "_known_host",
         "_limits",
         "_position",
@@ -103,6 +122,7 @@ class RequestReader(abc.ABC):
         self._scanner: HeadScanner | None = None
         self._body: BodyDecoder | None = None
         self._known_host = b""
+        self._familiar: Familiar | None = None
         self.head: RequestHead | None = None
         self.wants_continue = False
 
@@ -181,6 +201,10 @@ class RequestReader(abc.ABC):
         if position == len(buffer):
             return CLOSED if self._ended else NEED_DATA
         if self._scanner is None:
+            if self._familiar is not None:
+                head = self._recognise(self._familiar, position)
+                if head is not None:
+                    return head
             match = FAST_HEAD.match(buffer, position)
             if match is not None:
                 head = self._judge_plain(match, position)
@@ -188,6 +212,34 @@ class RequestReader(abc.ABC):
                     return head
             self._scanner = HeadScanner(self._limits)
         return self._scan_head(self._scanner)
+
+    def _recognise(self, familiar: Familiar, position: int) -> RequestHead | None:
+        """The quickest way: nothing but the request line differs from a head that was found good before."""
+        match = FAST_LINE.match(self._buffer, position)
+        if match is None or not self._buffer.startswith(familiar.fields, match.end()):
+            return None
+        method, target, minor = match.groups()
+        end = match.end() + len(familiar.fields)
+        limits = self._limits
+        if (
+            minor != familiar.minor
+            or len(target) > limits.max_target_size
+            or end - position > limits.max_head_size
+        ):
+            return None
+        known = familiar.head
+        head = RequestHead(
+            _METHODS[method],
+            target,
+            known.headers.copy(),
+            known.http_version,
+            keep_alive=known.keep_alive,
+            host=known.host,
+        )
+        self._position = end
+        self.head = head
+        self._reading = _DONE
+        return head
 
     def _judge_plain(self, match: re.Match[bytes], position: int) -> RequestHead | None:
         """The quick way: the library reads, then our rules; None when anything calls for the careful way."""
@@ -201,6 +253,12 @@ class RequestReader(abc.ABC):
             return None
         head = judge_head(_METHODS[method], target, _VERSIONS[minor], opinion.headers, self._known_host)
         self._begin(head, opinion.complete, end)
+        fields_start = match.end(3) + len(b"\r\n")
+        if not head.has_body and head.upgrade is None and end - fields_start <= FAMILIAR_SIZE:
+            fields = bytes(memoryview(self._buffer)[fields_start:end])
+            self._familiar = Familiar(
+                fields, minor, msgspec.structs.replace(head, headers=head.headers.copy())
+            )
         return head
 
     def _scan_head(self, scanner: HeadScanner) -> Event:

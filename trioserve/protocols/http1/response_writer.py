@@ -30,6 +30,7 @@ __all__ = ["DefaultLines", "Framing", "Phase", "ResponseWriter"]
 _KEEP: Final = Rule.KEEP
 _CHECK_NAME: Final = Rule.CHECK_NAME
 _OWN_LENGTH: Final = Rule.LENGTH
+_TIMELESS: Final = (Rule.KEEP, None)
 
 
 class Phase(enum.Enum):
@@ -48,6 +49,25 @@ class Framing(enum.Enum):
     LENGTH = enum.auto()
     CHUNKED = enum.auto()
     UNTIL_CLOSE = enum.auto()
+
+
+# Fields that applications sent before, and their lines. Most responses repeat most of their fields to the letter.
+_known_fields: dict[tuple[bytes, bytes], bytes] = {}
+KNOWN_FIELDS: Final = 1024
+"""Fields that are remembered before all are forgotten."""
+KNOWN_SIZE: Final = 128
+"""Bytes of the longest line that is remembered."""
+
+
+def _remember_fields(fields: list[tuple[tuple[bytes, bytes], bytes]]) -> None:
+    """Keep lines that passed every check; not those of fields that say something about one response only."""
+    if len(_known_fields) >= KNOWN_FIELDS:
+        _known_fields.clear()
+    _known_fields.update(
+        (field, line)
+        for field, line in fields
+        if type(field) is tuple and len(line) <= KNOWN_SIZE and RULES.get(field[0].lower()) in _TIMELESS
+    )
 
 
 _NOT_BEGUN: Final = Phase.NOT_BEGUN
@@ -154,41 +174,51 @@ class ResponseWriter:
         return b"".join((start, framing, connection, more, b"\r\n"))
 
     def _render_fields(self, headers: FieldLines) -> bytes:
-        """Render the application's fields. A value with a line end in it shows up as a line too many."""
-        lines = []
-        find_rule = RULES.get
+        """Render the application's fields; those that were seen before are known to be good."""
+        lines: list[bytes] = []
+        fresh: list[tuple[tuple[bytes, bytes], bytes]] = []
         try:
-            for name, value in headers:
-                rule = find_rule(name) or find_rule(name.lower(), _CHECK_NAME)
-                if rule is _KEEP or self._obey(rule, name, value):
-                    lines.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
+            for field in headers:
+                line = _known_fields.get(field) if type(field) is tuple else None
+                if line is None:
+                    line = self._judge_field(field)
+                    if not line:
+                        continue
+                    fresh.append((field, line))
+                lines.append(line)
         except (TypeError, ValueError, AttributeError) as error:
             checked_pairs(headers)  # names the field, unless the fields could be read only once
             raise LocalProtocolError("a response field must be a pair of bytes") from error
         block = b"".join(lines)
-        count = len(lines)
-        if block.count(b"\n") != count or block.count(b"\r") != count or b"\x00" in block:
-            checked_pairs(headers)
-            raise LocalProtocolError("illegal byte in the value of a response field")
+        if fresh:
+            # A value with a line end in it shows up as a line too many.
+            count = len(lines)
+            if block.count(b"\n") != count or block.count(b"\r") != count or b"\x00" in block:
+                checked_pairs(headers)
+                raise LocalProtocolError("illegal byte in the value of a response field")
+            _remember_fields(fresh)
         return block
 
-    def _obey(self, rule: Rule, name: bytes, value: bytes) -> bool:
-        """Do what a field's rule says; True when the field is sent as it is."""
+    def _judge_field(self, field: tuple[bytes, bytes]) -> bytes:
+        """Return the line of a field as it is sent; nothing for one that is left out, or rendered elsewhere."""
+        name, value = field
+        rule = RULES.get(name) or RULES.get(name.lower(), _CHECK_NAME)
         if rule is _OWN_LENGTH:
             if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                 raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
             self._remaining = int(value)
-            return False  # rendered with the framing
+            return b""  # rendered with the framing
         if rule is _CHECK_NAME:
             if TOKEN.fullmatch(name) is None:
                 raise LocalProtocolError(f"illegal response field name {name!r}")
-            return True
-        if rule is Rule.CONNECTION:
-            self._own_close = self._own_close or b"close" in split_list(value)
-            return False
-        self._own_date = self._own_date or rule is Rule.DATE
-        self._own_server = self._own_server or rule is Rule.SERVER
-        return rule is not Rule.DROP
+        elif rule is not _KEEP:
+            self._own_date = self._own_date or rule is Rule.DATE
+            self._own_server = self._own_server or rule is Rule.SERVER
+            if rule is Rule.CONNECTION:
+                self._own_close = self._own_close or b"close" in split_list(value)
+            if rule is Rule.CONNECTION or rule is Rule.DROP:
+                return b""
+        return b"%b: %b\r\n" % (name, value.strip(b" \t"))
 
     def _settle_framing(self, request: tuple[bool, bool], known: int | None) -> bytes:
         """RFC 9112 section 6.3, from the sender's side: the framing field, and the state it leads to."""
@@ -212,6 +242,14 @@ class ResponseWriter:
         self.framing = Framing.UNTIL_CLOSE
         self.closes = True
         return b""
+
+    def render_response(
+        self, request: tuple[bool, bool], defaults: DefaultLines, data: bytes, close: bool
+    ) -> bytes:
+        """Render the prepared head with its whole content, and the end; see render_head."""
+        head = self.render_head(request, defaults, len(data), close)
+        self.phase = Phase.ENDED
+        return head if self.framing is _BODYLESS else head + data
 
     def frame_body(self, data: bytes) -> bytes:
         """Frame a piece of content; nothing comes back for an empty piece, or where no content is allowed.
