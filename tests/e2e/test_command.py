@@ -11,6 +11,7 @@ import trustme
 
 from tests.server_process import PATIENCE, ServerProcess, clean_environment, get
 
+ROOT = Path(__file__).parents[2]
 APP = """
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -99,6 +100,39 @@ def test_certificate_without_key(directory, certificates):
     assert server.lines == [
         f"trioserve: error: x.toml: [tls] key: missing, and {certificates}/cert.pem holds no private key"
     ]
+
+
+# -- what the documentation says -----------------------------------------------------------------------------------
+
+
+def read_blocks(name, language):
+    """The fenced blocks of a page."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [block.partition("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+def test_first_application_of_the_readme(tmp_path):
+    (tmp_path / "main.py").write_text(read_blocks("README.md", "python")[0], encoding="utf-8")
+    with ServerProcess(tmp_path, "main:app", "-b", "127.0.0.1:0") as server:
+        assert curl(server.wait_until_serving()) == "Hello\n"
+        assert server.stop() == 0
+    assert " error: " not in server.errors
+
+
+def test_configurations_of_the_readme(directory):
+    blocks = read_blocks("README.md", "toml")
+    assert len(blocks) == 2
+    for block in blocks:
+        (directory / "trioserve.toml").write_text(block, encoding="utf-8")
+        with ServerProcess(directory, "--check") as server:
+            assert server.wait() == 0, server.errors
+
+
+def test_development_configuration(directory):
+    file = ROOT / "config" / "development.toml"
+    with ServerProcess(directory, "--config", str(file), "-b", "127.0.0.1:0") as server:
+        assert curl(server.wait_until_serving()).startswith("Hello")
+        assert server.stop() == 0
 
 
 # -- where it listens ----------------------------------------------------------------------------------------------
