@@ -305,19 +305,39 @@ class HttpExchange:
             ClientDisconnected: the client has left.
         """
         kind = message["type"]
-        if self.phase is COMPLETE or self.channel.gone:
+        channel = self.channel
+        phase = self.phase
+        if phase is COMPLETE or channel.gone:
             await self._refuse_late(kind)
-        elif kind == "http.response.start":
-            self._start(message)
         elif kind == "http.response.body":
+            data = message.get("body", b"")
             last = not message.get("more_body", False)
-            rest = self._write(message.get("body", b""), last)
+            if type(data) is not bytes or (phase is not HEAD_HELD and phase is not BODY):
+                self._check_body(data)
+            final = last and not self._trailers_follow
+            self.phase = COMPLETE if final else TRAILERS if last else BODY
+            try:
+                rest = (
+                    channel.write_head(data, final) if phase is HEAD_HELD else channel.write_body(data, final)
+                )
+            except LocalProtocolError as error:
+                self.phase = phase
+                raise ApplicationError(str(error)) from None
+            self.body_bytes_sent += len(data)
             if rest is not None:
-                await self.channel.write_rest(rest)
+                await channel.write_rest(rest)
             if not last:
                 await self._yield()
+        elif kind == "http.response.start":
+            self._start(message)
         else:
             await self._send_extension(kind, message)
+
+    def _check_body(self, data: object) -> None:
+        if self.phase is not HEAD_HELD and self.phase is not BODY:
+            raise ApplicationError(f"http.response.body was sent {_WHEN[self.phase]}")
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise ApplicationError(f"http.response.body: body has to be bytes, not {type(data).__name__}")
 
     async def _refuse_late(self, kind: str) -> None:
         await trio.lowlevel.checkpoint()  # an application that loops on send() must not stop the others
@@ -349,27 +369,6 @@ class HttpExchange:
         if message.get("trailers", False):
             self._trailers_follow = True
         self.phase = HEAD_HELD
-
-    def _write(self, data: bytes, last: bool) -> Rest | None:
-        """Write a piece of the body, with the head when that is still held; return what was not taken at once."""
-        phase = self.phase
-        if phase is not HEAD_HELD and phase is not BODY:
-            raise ApplicationError(f"http.response.body was sent {_WHEN[phase]}")
-        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
-            raise ApplicationError(f"http.response.body: body has to be bytes, not {type(data).__name__}")
-        final = last and not self._trailers_follow
-        self.phase = COMPLETE if final else TRAILERS if last else BODY
-        try:
-            rest = (
-                self.channel.write_head(data, final)
-                if phase is HEAD_HELD
-                else self.channel.write_body(data, final)
-            )
-        except LocalProtocolError as error:
-            self.phase = phase
-            raise ApplicationError(str(error)) from None
-        self.body_bytes_sent += len(data)
-        return rest
 
     async def _send_extension(self, kind: str, message: Message) -> None:
         if kind == "http.response.trailers":

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a transport (RFC 9112).
+"""The life of an HTTP/1.1 connection (RFC 9112).
 
 Theory of operation. One Trio task per connection reads a head, runs the application in itself, writes the
 response, and goes on with the next head. Per request there is no task, nursery, cancel scope, queue, event or
@@ -12,6 +12,8 @@ timer; what would need one is done otherwise:
 - A client's leaving is told by the poller (`peer_left`), so nothing has to be read to see it.
 - An application may go on after its response is complete. If the client's next request comes meanwhile, a successor
   task takes the connection over, and the first one only sees its application to the end (`_hand_over`).
+
+How one exchange reads and writes is in `http1_channel.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import trio
 import trio.lowlevel
 
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange, Peer, Rest
+from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange, Peer
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
-from trioserve.protocols.headers import has_forwarding_fields
-from trioserve.protocols.http1 import CLOSED, NEED_DATA, BodyChunk, RequestHead
+from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
+from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
 from trioserve.server.transport import Listener, Transport
 
 if TYPE_CHECKING:
@@ -41,35 +43,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioserve.error")
 
-RECEIVE_SIZE = 65536
-SMALL_BODY = 65536
-"""Bytes up to which a piece of a body is copied behind its head, so that both leave in one write."""
 LINGER_TIMEOUT = 2.0
 """Seconds for which a refused client's bytes are still read, so that it gets to read our answer."""
 OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
-UNREAD_BODY_LIMIT = 256 * 1024
-"""Bytes of a body which the application did not read that are discarded to keep the connection."""
-HAND_OVER_DELAY = 0.05
-"""Seconds after which a pipelined request no longer waits for the end of the application before it."""
 FIRST_REQUEST_GRACE = 1.0
 """Seconds that a connection without a request is given when the server begins to finish."""
-
-GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Ending(Enum):
     """Why a connection's scope was cancelled: the status owed if no head was sent, and the outcome logged."""
 
-    IDLE = (0, "complete")
-    HEAD_TIMEOUT = (408, "timeout")
-    BODY_STALL = (408, "stalled")
-    WRITE_STALL = (0, "timeout")
-    REQUEST_TIMEOUT = (503, "timeout")
-    DISCONNECTED = (0, "disconnected")
-    SHUTDOWN = (503, "cancelled")
+    IDLE = ("idle", 0, "complete")
+    HEAD_TIMEOUT = ("head timeout", 408, "timeout")
+    BODY_STALL = ("body stall", 408, "timeout")
+    WRITE_STALL = ("write stall", 0, "timeout")
+    REQUEST_TIMEOUT = ("request timeout", 503, "timeout")
+    DISCONNECTED = ("client left", 0, "disconnected")
+    SHUTDOWN = ("shutdown", 503, "cancelled")
 
-    def __init__(self, status: int, outcome: str) -> None:
+    def __init__(self, text: str, status: int, outcome: str) -> None:
+        self.text = text
         self.status = status
         self.outcome = outcome
 
@@ -92,8 +86,8 @@ class Unreadable:
         self.headers: Headers = []
 
 
-class Http1Connection(Listener):
-    """One HTTP/1.1 connection; the `ResponseChannel` of its exchanges, one after the other.
+class Http1Connection(Http1Channel, Listener):
+    """One HTTP/1.1 connection.
 
     Args:
         context: what all connections share.
@@ -103,40 +97,20 @@ class Http1Connection(Listener):
     """
 
     def __init__(
-        self, context: ServerContext, transport: Transport, peer: Peer, extensions: dict[str, dict[str, Any]]
+        self, context: ServerContext, transport: Transport, peer: Peer, extensions: dict[str, Any]
     ) -> None:
+        super().__init__(context, transport)
         settings = context.settings
-        # Fixed.
-        self.context = context
-        self.transport = transport
-        self.machine = context.build_machine()
         self.peer = peer
-        self._timeouts = settings.timeouts
-        self._cancels = settings.lifecycle.on_disconnect == "cancel"
-        self._last_request = settings.http1.max_requests_per_connection
-        self._trusted = context.proxies.trusts(peer.client)
-        self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
-        self._now = trio.lowlevel.current_clock().current_time
-        self._logged = context.access_log is not None
-        self.prepare_head = self.machine.prepare_head  # see `ResponseChannel`
-        # How the connection stands.
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
-        self.left = False
-        self.gone = False
-        self._closing = False  # the response under way, or the next one, is the last
-        self._pipelined = False  # bytes behind the request that was answered last are here already
+        self._trusted = context.proxies.trusts(peer.client)
+        self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
         self._requests = 0
-        # The exchange that runs, and what belongs to it.
-        self.exchange: HttpExchange | None = None
-        self._over: trio.Event | None = None
-        self._cancel_on_disconnect = True
+        self._last_request = settings.http1.max_requests_per_connection
+        self._cancels = settings.lifecycle.on_disconnect == "cancel"
+        self._cancel_on_disconnect = self._cancels
         self._request_deadline = inf
-        # Deadlines, on Trio's clock, for the sweeping task.
-        self.read_deadline = inf
-        self.write_deadline = inf
-        self.exchange_deadline = inf
-        self._bytes_at_stall = 0
 
     # -- the connection's life ------------------------------------------------------------------------------------
 
@@ -154,7 +128,7 @@ class Http1Connection(Listener):
         scope = self.cancel_scope
         try:
             with scope:
-                await self._serve()
+                await self._serve(scope)
             if scope is self.cancel_scope and scope.cancelled_caught:
                 with trio.move_on_after(OWED_ANSWER_TIMEOUT + LINGER_TIMEOUT):
                     await self._answer_owed(self.ending or Ending.REQUEST_TIMEOUT)
@@ -174,17 +148,32 @@ class Http1Connection(Listener):
             self.cancel_scope = trio.CancelScope()
             self.context.connections.start_soon(self._own, name="successor on a connection")
 
-    async def _serve(self) -> None:
+    async def _serve(self, scope: trio.CancelScope) -> None:
         """Serve one request after the other, until the connection ends or another task has taken it over."""
+        machine, transport, timeouts = self.machine, self.transport, self._timeouts
         clean = contextvars.copy_context()
         try:
-            while (head := await self._next_head()) is not None:
-                if not await self._serve_request(head):
+            while True:
+                if self._pipelined:
+                    await trio.lowlevel.checkpoint()  # a pipeline must not stop the others
+                elif self._closing:
                     return
-                if not self.machine.reusable and not await self._discard_body():
+                else:
+                    wait = timeouts.keep_alive if self._requests else timeouts.head
+                    self.read_deadline = self._now() + wait
+                    machine.receive_data(await transport.receive_some(RECEIVE_SIZE))
+                event = machine.next_event()
+                head = event if type(event) is RequestHead else await self._complete_head(event)
+                if head is None:
+                    return
+                self.read_deadline = inf
+                await self._serve_request(head)
+                if scope is not self.cancel_scope:
+                    return
+                if not machine.reusable and not await self._discard_body():
                     await self._linger()
                     return
-                self.machine.start_next_cycle()
+                machine.start_next_cycle()
                 if contextvars.copy_context() != clean:
                     # Nothing that one request sets may be seen by the next. Takes effect with the next step.
                     trio.lowlevel.current_task().context = clean.copy()
@@ -194,62 +183,60 @@ class Http1Connection(Listener):
         except (*GONE, ClientDisconnected):
             pass
 
-    async def _next_head(self) -> RequestHead | None:
-        machine, timeouts = self.machine, self._timeouts
-        event = machine.next_event() if self._pipelined else NEED_DATA
-        if event is NEED_DATA:
-            if self._closing:
+    async def _complete_head(self, event: Event) -> RequestHead | None:
+        """Read on until a head is complete; None when the connection ends before one begins."""
+        machine = self.machine
+        begun = False
+        while event is NEED_DATA:
+            if machine.request_in_progress:
+                if not begun and self._requests:
+                    self.read_deadline = self._now() + self._timeouts.head
+                begun = True
+            elif self._closing and self._requests:
                 return None
-            self.read_deadline = self._now() + (timeouts.keep_alive if self._requests else timeouts.head)
-            slow = not self._requests  # whether the deadline for a whole head is running already
-            while True:
-                machine.receive_data(await self.transport.receive_some(RECEIVE_SIZE))
-                event = machine.next_event()
-                if event is not NEED_DATA:
-                    break
-                if not slow and machine.request_in_progress:
-                    slow = True
-                    self.read_deadline = self._now() + timeouts.head
-            self.read_deadline = inf
-        else:
-            await trio.lowlevel.checkpoint()  # a pipeline must not stop the others
+            elif self.read_deadline == inf:
+                self.read_deadline = self._now() + self._timeouts.keep_alive
+            machine.receive_data(await self.transport.receive_some(RECEIVE_SIZE))
+            event = machine.next_event()
         if event is CLOSED:
             return None
         assert isinstance(event, RequestHead)
         return event
 
-    async def _serve_request(self, head: RequestHead) -> bool:
-        """Serve one request; False when another task has taken the connection over."""
+    async def _serve_request(self, head: RequestHead) -> None:
+        """Run the application, or refuse the request in its place."""
         context = self.context
         counters = context.counters
         counters.requests_total += 1
         self._requests += 1
-        peer = self.peer
-        root_path = ""
-        if has_forwarding_fields(head.headers):
-            forwarded = context.proxies.apply(head.headers, peer.client, peer.scheme, trusted=self._trusted)
-            head.headers = forwarded.headers
-            head.host = head.host if forwarded.host is None else forwarded.host
-            peer = Peer(forwarded.client, peer.server, forwarded.scheme)
-            root_path = forwarded.root_path
+        peer, prefix = self.peer, ""
+        if head.forwarded:
+            peer, prefix = self._apply_proxy_rules(head)
         exchange = self.exchange = HttpExchange(head, self, peer, self._now())
         self._begin_exchange(exchange.started)
         refusal = self._refusal(head) if context.settings.refuses_requests else None
-        if refusal is not None:
-            exchange.outcome = "refused"
-            await exchange.answer(*refusal)
-        else:
+        if refusal is None:
+            scope = self._scopes.build_http(head, peer, RequestControl(self), prefix)
             counters.requests_running += 1
             try:
-                scope = self._scopes.build_http(head, peer, RequestControl(self), root_path)
                 await exchange.run(context.app, scope)
             finally:
                 counters.requests_running -= 1
+        else:
+            exchange.outcome = "refused"
+            await exchange.answer(*refusal)
         # A cancellation does not come by here: what is owed then is the affair of `_answer_owed`.
-        if self.exchange is not exchange:
-            return False
-        self._end_exchange(exchange)
-        return True
+        if self.exchange is exchange:
+            self._end_exchange(exchange)
+
+    def _apply_proxy_rules(self, head: RequestHead) -> tuple[Peer, str]:
+        """Put what a trusted proxy says in the place of what we see; return the peer and the path's prefix."""
+        peer = self.peer
+        forwarded = self.context.proxies.apply(head.headers, peer.client, peer.scheme, trusted=self._trusted)
+        head.headers = forwarded.headers
+        if forwarded.host is not None:
+            head.host = forwarded.host
+        return Peer(forwarded.client, peer.server, forwarded.scheme), forwarded.root_path
 
     def _begin_exchange(self, now: float) -> None:
         if self._requests == self._last_request:
@@ -289,254 +276,6 @@ class Http1Connection(Listener):
         if context.access_log is not None:
             exchange.finished = self._now()
             context.access_log.add(exchange)
-
-    # -- ResponseChannel: reading ---------------------------------------------------------------------------------
-
-    async def read_body(self) -> BodyChunk:
-        """See `ResponseChannel`. Sends 100 Continue on the first call if the client waits for it."""
-        try:
-            return await self._read_body()
-        except RemoteProtocolError as error:
-            await self._refuse_body(error)
-            raise ClientDisconnected("the request body is malformed") from error
-        except GONE as error:
-            self.left = self.gone = True
-            raise ClientDisconnected("the client has left") from error
-
-    async def _read_body(self) -> BodyChunk:
-        machine = self.machine
-        while True:
-            event = machine.next_event()
-            if isinstance(event, BodyChunk):
-                self._check_body_size(len(event.data))
-                return event
-            assert event is NEED_DATA
-            if machine.wants_continue:
-                await self._transmit(machine.send_continue())
-            self.read_deadline = self._now() + self._timeouts.body_stall
-            try:
-                data = await self.transport.receive_some(RECEIVE_SIZE)
-            finally:
-                self.read_deadline = inf
-            machine.receive_data(data)
-
-    def _check_body_size(self, more: int) -> None:
-        limit = self.context.settings.limits.body_size
-        if limit and self.exchange is not None and self.exchange.bytes_received + more > limit:
-            raise RemoteProtocolError("the request body is too large", 413)
-
-    async def _refuse_body(self, error: RemoteProtocolError) -> None:
-        """Answer a malformed or too large body in place of the application, if it has not begun to answer."""
-        self._closing = True
-        exchange = self.exchange
-        assert exchange is not None
-        if exchange.phase is AWAITING_HEAD or exchange.phase is HEAD_HELD:
-            exchange.outcome = "refused"
-            await exchange.answer(error.status_hint, f"{error}\n")
-
-    # -- what RequestControl needs ----------------------------------------------------------------------------------
-
-    @property
-    def background(self) -> Background:
-        """See `ControlledExchange`."""
-        return self.context.background
-
-    @property
-    def draining(self) -> trio.Event:
-        """See `ControlledExchange`."""
-        return self.context.draining
-
-    @property
-    def cleanup_grace(self) -> float:
-        """See `ControlledExchange`."""
-        return self._timeouts.cleanup_grace
-
-    @property
-    def deadline(self) -> float:
-        """See `ControlledExchange`."""
-        return self._request_deadline
-
-    @deadline.setter
-    def deadline(self, at: float) -> None:
-        self._request_deadline = at
-        self._settle_exchange_deadline()
-
-    @property
-    def cancel_on_disconnect(self) -> bool:
-        """See `ControlledExchange`."""
-        return self._cancel_on_disconnect
-
-    @cancel_on_disconnect.setter
-    def cancel_on_disconnect(self, wanted: bool) -> None:
-        self._cancel_on_disconnect = wanted
-        self._settle_exchange_deadline()
-
-    def _settle_exchange_deadline(self) -> None:
-        """Put the deadline of the running exchange where its own and its client's leaving ask for."""
-        grace = self._timeouts.disconnect_grace if self.left and self._cancel_on_disconnect else inf
-        self.exchange_deadline = min(self._request_deadline, self._now() + grace)
-        self.context.deadlines.hurry()
-
-    async def _discard_body(self) -> bool:
-        """Read the rest of a body that the application left; whether the connection can go on after it."""
-        machine = self.machine
-        left = UNREAD_BODY_LIMIT
-        if self._closing or not machine.continues or machine.wants_continue:
-            return False
-        while left > 0:
-            chunk = await self._read_body()
-            if chunk.last:
-                self._pipelined = True
-                return machine.reusable
-            left -= len(chunk.data)
-        return False
-
-    async def wait_disconnected(self) -> None:
-        """See `ResponseChannel`."""
-        if self._over is None:
-            self._over = trio.Event()
-        await self._over.wait()
-
-    # -- ResponseChannel: writing ---------------------------------------------------------------------------------
-
-    def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
-        """See `ResponseChannel`."""
-        machine = self.machine
-        close = self._closing or self.left or machine.wants_continue
-        fields = self.context.fields.current()
-        if self._logged and self.exchange is not None:
-            self.exchange.first_byte = self._now()
-        if last and len(data) <= SMALL_BODY:
-            return self._send_pieces(
-                [machine.send_prepared_response(data, defaults=fields, close=close)], True
-            )
-        if last and length is None:
-            length = len(data)
-        start = machine.send_prepared_head(defaults=fields, body_known=length, close=close)
-        return self._write(start, data, last)
-
-    def write_body(self, data: bytes, last: bool) -> Rest | None:
-        """See `ResponseChannel`."""
-        return self._write(b"", data, last)
-
-    def _write(self, start: bytes, data: bytes, last: bool) -> Rest | None:
-        """Write the head, if there is one, and a piece of the body, in as few writes as is cheap."""
-        machine = self.machine
-        if len(data) <= SMALL_BODY:
-            payload = start + machine.send_body(data)
-            if last:
-                payload += machine.send_end()
-            pieces: Rest = [payload]
-        else:
-            before, after = machine.send_large_body(len(data))
-            end = machine.send_end() if last else b""
-            pieces = [start + before, b"" if machine.bodyless else data, after + end]
-        return self._send_pieces(pieces, last)
-
-    def write_trailers(self, headers: Headers) -> Rest | None:
-        """See `ResponseChannel`. Without chunked framing they are dropped (RFC 9110 section 6.5.1)."""
-        return self._send_pieces([self.machine.send_end(headers)], True)
-
-    def _send_pieces(self, pieces: Rest, last: bool) -> Rest | None:
-        """Hand pieces to the transport; return those that it did not take at once."""
-        transport = self.transport
-        try:
-            for index, piece in enumerate(pieces):
-                rest = transport.send_now(piece) if piece else None
-                if rest is not None:
-                    if last:
-                        self._end_response()
-                    return [rest, *pieces[index + 1 :]]
-        except GONE as error:
-            raise self._client_gone() from error
-        if last:
-            self._end_response()
-            if self.machine.ends_by_close:
-                return []
-        return None
-
-    def _end_response(self) -> None:
-        """Tell who waits for the end of the exchange."""
-        if self._over is not None:
-            self._over.set()
-        # What the application does from here on is its own affair; a pipelined request shall not wait for it long.
-        self._pipelined = self.machine.unread
-        self.exchange_deadline = self._now() + HAND_OVER_DELAY if self._pipelined else inf
-
-    async def write_rest(self, rest: Rest) -> None:
-        """See `ResponseChannel`; waits under the write-stall deadline."""
-        try:
-            for index, piece in enumerate(rest):
-                left = memoryview(piece) if index == 0 else self.transport.send_now(piece)
-                if left is not None:
-                    await self._write_slowly(left)
-            exchange = self.exchange
-            if self.machine.ends_by_close and exchange is not None and exchange.phase is COMPLETE:
-                await self.transport.send_eof()
-        except GONE as error:
-            raise self._client_gone() from error
-
-    async def _write_slowly(self, piece: memoryview) -> None:
-        transport = self.transport
-        before = self._bytes_at_stall = transport.bytes_sent
-        self.write_deadline = self._now() + self._timeouts.write_stall
-        try:
-            await transport.send_rest(piece)
-        except BaseException:
-            self._uncount(len(piece) - (transport.bytes_sent - before))
-            raise
-        finally:
-            self.write_deadline = inf
-
-    def _uncount(self, unsent: int) -> None:
-        """Take back from the count of body bytes what was not sent after all."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.cut = True
-            exchange.body_bytes_sent = max(0, exchange.body_bytes_sent - unsent)
-
-    async def write_file(self, file: int, offset: int | None, count: int, last: bool) -> None:
-        """See `ResponseChannel`. On plain sockets the kernel copies the bytes."""
-        machine = self.machine
-        before, after = machine.send_large_body(count)
-        await self._transmit(before)
-        if count and not machine.bodyless:
-            self._bytes_at_stall = self.transport.bytes_sent
-            self.write_deadline = self._now() + self._timeouts.write_stall
-            before_file = self.transport.bytes_sent
-            try:
-                await self.transport.send_file(file, offset, count)
-            except BaseException as error:
-                self._uncount(count - (self.transport.bytes_sent - before_file))
-                if isinstance(error, GONE):
-                    raise self._client_gone() from error
-                raise
-            finally:
-                self.write_deadline = inf
-        rest = self._send_pieces([after + machine.send_end() if last else after], last)
-        if rest is not None:
-            await self.write_rest(rest)
-
-    async def _transmit(self, data: bytes) -> None:
-        rest = self._send_pieces([data], last=False)
-        if rest is not None:
-            await self.write_rest(rest)
-
-    async def write_information(self, status: int, headers: Headers) -> None:
-        """See `ResponseChannel`."""
-        data = self.machine.send_information(status, headers)
-        if data:
-            await self._transmit(data)
-
-    def _client_gone(self) -> ClientDisconnected:
-        self.left = self.gone = True
-        return ClientDisconnected("the client has left")
-
-    def abort(self) -> None:
-        """See `ResponseChannel`."""
-        self._closing = True
-        if self.machine.ends_by_close:
-            self.transport.abort()  # an orderly end would make the body look complete
 
     # -- the end of the connection --------------------------------------------------------------------------------
 
@@ -600,6 +339,9 @@ class Http1Connection(Listener):
                 self._end(Ending.IDLE)
             else:
                 self.read_deadline = min(self.read_deadline, self._now() + FIRST_REQUEST_GRACE)
+                self.context.deadlines.hurry()
+        elif self.exchange is not None and self.exchange.phase is COMPLETE:
+            self._hand_over()
 
     def end(self) -> None:
         """Cancel what runs; a head that is still owed becomes 503."""
@@ -611,6 +353,49 @@ class Http1Connection(Listener):
             self.read_deadline = self.write_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
             self.cancel_scope.cancel()
+
+    # -- what RequestControl needs ----------------------------------------------------------------------------------
+
+    @property
+    def background(self) -> Background:
+        """See `ControlledExchange`."""
+        return self.context.background
+
+    @property
+    def draining(self) -> trio.Event:
+        """See `ControlledExchange`."""
+        return self.context.draining
+
+    @property
+    def cleanup_grace(self) -> float:
+        """See `ControlledExchange`."""
+        return self._timeouts.cleanup_grace
+
+    @property
+    def deadline(self) -> float:
+        """See `ControlledExchange`."""
+        return self._request_deadline
+
+    @deadline.setter
+    def deadline(self, at: float) -> None:
+        self._request_deadline = at
+        self._settle_exchange_deadline()
+
+    @property
+    def cancel_on_disconnect(self) -> bool:
+        """See `ControlledExchange`."""
+        return self._cancel_on_disconnect
+
+    @cancel_on_disconnect.setter
+    def cancel_on_disconnect(self, wanted: bool) -> None:
+        self._cancel_on_disconnect = wanted
+        self._settle_exchange_deadline()
+
+    def _settle_exchange_deadline(self) -> None:
+        """Put the deadline of the running exchange where its own and its client's leaving ask for."""
+        grace = self._timeouts.disconnect_grace if self.left and self._cancel_on_disconnect else inf
+        self.exchange_deadline = min(self._request_deadline, self._now() + grace)
+        self.context.deadlines.hurry()
 
     # -- what the sweeping task and the transport tell --------------------------------------------------------------
 
@@ -642,8 +427,9 @@ class Http1Connection(Listener):
     def _give_up(self) -> None:
         """The application did not end within the grace after its cancellation: let its client go."""
         self.exchange_deadline = inf
-        if self.exchange is not None:
-            logger.warning("a cancelled application does not end: %s", self.exchange.request_line)
+        if self.exchange is not None and self.ending is not None:
+            line, why = self.exchange.request_line, self.ending.text
+            logger.warning("the application does not end after its cancellation (%s): %s", why, line)
         self.gone = self.left = True
         self.transport.abort()
 

@@ -32,6 +32,7 @@ class RequestHead(msgspec.Struct):
         keep_alive: what version and Connection say together.
         upgrade: the Upgrade value, only when Connection lists it on HTTP/1.1.
         host: the authority asked for; empty when absent on HTTP/1.0.
+        forwarded: some field tells of a proxy; see `protocols/headers.py`.
     """
 
     method: str
@@ -45,6 +46,7 @@ class RequestHead(msgspec.Struct):
     keep_alive: bool = True
     upgrade: bytes | None = None
     host: bytes = b""
+    forwarded: bool = False
 
 
 class BodyChunk(msgspec.Struct):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from trioserve.protocols.errors import RemoteProtocolError
+from trioserve.protocols.headers import has_forwarding_fields
 from trioserve.protocols.http1.events import Headers, RequestHead
 
 TOKEN_CHARACTERS: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
@@ -147,6 +148,7 @@ def judge_head(
     elif host != known_host and host and HOST.fullmatch(host) is None:
         raise RemoteProtocolError("malformed host")
     head = RequestHead(method, target, headers, http_version, False, 0, False, False, is_1_1, None, host)
+    head.forwarded = has_forwarding_fields(headers)
     if len(ruled) > 1 or not host:
         _judge_framing(head, ruled)
         _judge_connection(head, ruled)

@@ -158,6 +158,10 @@ class RequestReader(abc.ABC):
         reading = self._reading
         try:
             if reading is _HEAD:
+                if self._familiar is not None and self._scanner is None:
+                    head = self._recognise(self._familiar)
+                    if head is not None:
+                        return head
                 return self._next_head()
             if reading is _BODY:
                 return self._next_body()
@@ -201,10 +205,6 @@ class RequestReader(abc.ABC):
         if position == len(buffer):
             return CLOSED if self._ended else NEED_DATA
         if self._scanner is None:
-            if self._familiar is not None:
-                head = self._recognise(self._familiar, position)
-                if head is not None:
-                    return head
             match = FAST_HEAD.match(buffer, position)
             if match is not None:
                 head = self._judge_plain(match, position)
@@ -213,32 +213,34 @@ class RequestReader(abc.ABC):
             self._scanner = HeadScanner(self._limits)
         return self._scan_head(self._scanner)
 
-    def _recognise(self, familiar: Familiar, position: int) -> RequestHead | None:
+    def _recognise(self, familiar: Familiar) -> RequestHead | None:
         """The quickest way: nothing but the request line differs from a head that was found good before."""
-        match = FAST_LINE.match(self._buffer, position)
-        if match is None or not self._buffer.startswith(familiar.fields, match.end()):
+        buffer, position = self._buffer, self._position
+        match = FAST_LINE.match(buffer, position)
+        if match is None:
             return None
-        method, target, minor = match.groups()
-        end = match.end() + len(familiar.fields)
+        fields, minor, known = familiar
+        method, target, line_minor = match.groups()
+        end = match.end()
         limits = self._limits
         if (
-            minor != familiar.minor
+            not buffer.startswith(fields, end)
+            or line_minor != minor
             or len(target) > limits.max_target_size
-            or end - position > limits.max_head_size
+            or end + len(fields) - position > limits.max_head_size
         ):
             return None
-        known = familiar.head
-        head = RequestHead(
+        self._position = end + len(fields)
+        self._reading = _DONE
+        head = self.head = RequestHead(
             _METHODS[method],
             target,
             known.headers.copy(),
             known.http_version,
             keep_alive=known.keep_alive,
             host=known.host,
+            forwarded=known.forwarded,
         )
-        self._position = end
-        self.head = head
-        self._reading = _DONE
         return head
 
     def _judge_plain(self, match: re.Match[bytes], position: int) -> RequestHead | None:
