@@ -90,11 +90,10 @@ class ServerProcess:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what trioserve would read."""
+    """This process's environment without what trioserve would read, and with streams buffered as usual."""
+    unwanted = ("TRIOSERVE_", "PYTHONUNBUFFERED")
     return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("TRIOSERVE_") and name != "PORT"
+        name: value for name, value in os.environ.items() if name != "PORT" and not name.startswith(unwanted)
     }
 
 

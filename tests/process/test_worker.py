@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import pytest
 
-from tests.server_process import ServerProcess, get, read_all, send_request
+from tests.server_process import ServerProcess, clean_environment, get, read_all, send_request
 
 OURS = f"{os.sep}trioserve{os.sep}"
 
 APP = """
-    import os, sys
+    import gc, os, sys
     import trio
 
     running = 0
@@ -59,6 +59,11 @@ APP = """
                 await trio.sleep_forever()
             finally:
                 tell("endless cleaned up")
+        elif path == "/print":
+            print("into the buffer of stdout")
+            await respond(send, b"printed")
+        elif path == "/frozen":
+            await respond(send, str(gc.get_freeze_count()).encode())
         elif path == "/exit":
             sys.exit(5)
         elif path == "/environment":
@@ -204,6 +209,12 @@ def test_factory_that_is_never_ready_exits_3(tmp_path):
     assert "the application was not ready within 0.05 s" in server.errors
 
 
+def test_startup_timeout_ends_with_the_startup(directory):
+    with serve(directory, "--timeouts-lifespan-startup", "900ms") as server:
+        assert get(server.wait_until_serving(), "/second") == (200, b"done")  # after a second
+        assert server.stop() == 0
+
+
 def test_lifespan_that_dies_while_serving_exits_1(tmp_path):
     source = """
         async def app(scope, receive, send):
@@ -277,6 +288,14 @@ def test_bind_error_is_in_the_log_file_too(directory):
     assert len(server.lines) == 1
 
 
+def test_objects_of_the_start_are_hidden_from_the_collector(directory):
+    with serve(directory) as server:
+        status, count = get(server.wait_until_serving(), "/frozen")
+        assert status == 200
+        assert int(count) > 10_000
+        assert server.stop() == 0
+
+
 # -- stopping ------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +342,26 @@ def test_second_signal_stops_now(directory):
     assert "endless cleaned up" in server.lines
     assert "lifespan shutdown" in server.lines
     assert "Traceback" not in server.errors
+
+
+def test_second_signal_ends_a_lifespan_that_does_not_shut_down(tmp_path):
+    source = """
+        import sys, trio
+        async def app(scope, receive, send):
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            print("shutting down", file=sys.stderr, flush=True)
+            await trio.sleep_forever()
+    """
+    write_app(tmp_path, source)
+    with serve(tmp_path, "--timeouts-lifespan-shutdown", "0") as server:
+        server.wait_until_serving()
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("^shutting down$")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "the application failed to shut down in time" in server.errors
 
 
 SLOW_STARTS = {
@@ -508,13 +547,25 @@ def test_stdout_that_nobody_reads_is_survived(directory):
         os.close(reading)
         assert get(url) == (200, b"hello")
         server.wait_for_line("access log -: Broken pipe")
-        assert get(url) == (200, b"hello")
+        assert get(url, "/print") == (200, b"printed")
         assert server.stop() == 0
+    assert "BrokenPipeError" not in server.errors
+
+
+def test_stderr_that_nobody_reads_is_survived(directory):
+    command = [sys.executable, "-m", "trioserve", "main:app", "-b", "unix:web.sock"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=directory, env=clean_environment(), **pipes) as process:
+        assert any(b" serving " in line for line in process.stderr)
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 def test_closed_standard_streams_are_survived(directory):
     code = f'exec "{sys.executable}" -m trioserve main:app -b unix:web.sock <&- >&-'
-    with subprocess.Popen(["sh", "-c", code], cwd=directory, stderr=subprocess.PIPE, text=True) as process:
+    options = {"cwd": directory, "env": clean_environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(["sh", "-c", code], **options) as process:
         line = next(line for line in process.stderr if " serving " in line)
         assert "http+unix:" in line
         process.send_signal(signal.SIGTERM)
