@@ -152,22 +152,29 @@ class Server:
     async def _serve(self, lifespan: Lifespan, poller: Poller, task_status: trio.TaskStatus[Server]) -> None:
         async with trio.open_nursery() as watchers:
             watchers.start_soon(self._watch_lifespan, lifespan, name="watch the lifespan")
-            async with trio.open_nursery() as background, trio.open_nursery() as connections:
-                context = self._build_context(lifespan, poller, connections, Background(background))
-                acceptor = self._build_acceptor(context, lifespan)
-                self._context = context
-                async with trio.open_nursery() as accepting:
-                    for listener in self._listeners:
-                        accepting.start_soon(acceptor.run, listener, name=f"accept on {listener.url}")
-                    task_status.started(self)
-                    await self._drain_wanted.wait()
-                    with trio.move_on_after(self._settings.timeouts.drain_delay):
-                        await self._stop_wanted.wait()
-                    accepting.cancel_scope.cancel()
-                self._begin_to_finish(acceptor)
-                watchers.start_soon(self._bound_the_end, background, connections, name="bound the end")
+            async with trio.open_nursery() as work:
+                over = trio.Event()  # no connection is left that could start background tasks
+                background = await work.start(_hold_nursery, over, name="background")
+                async with trio.open_nursery() as connections:
+                    context = self._build_context(lifespan, poller, connections, Background(background))
+                    self._context = context
+                    await self._accept(self._build_acceptor(context, lifespan), task_status)
+                    watchers.start_soon(self._bound_the_end, background, connections, name="bound the end")
+                over.set()
             # Here every connection and every background task has ended.
             watchers.cancel_scope.cancel()
+
+    async def _accept(self, acceptor: Acceptor, task_status: trio.TaskStatus[Server]) -> None:
+        """Accept connections until told to drain."""
+        async with trio.open_nursery() as accepting:
+            for listener in self._listeners:
+                accepting.start_soon(acceptor.run, listener, name=f"accept on {listener.url}")
+            task_status.started(self)
+            await self._drain_wanted.wait()
+            with trio.move_on_after(self._settings.timeouts.drain_delay):
+                await self._stop_wanted.wait()
+            accepting.cancel_scope.cancel()
+        self._begin_to_finish(acceptor)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
@@ -251,6 +258,13 @@ class Server:
                 except OSError:
                     logger.debug("this system has no TCP_NOTSENT_LOWAT")
         return acceptor
+
+
+async def _hold_nursery(until: trio.Event, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Give a nursery that is open until the event. In a task of its own, its cancellation reaches nobody else."""
+    async with trio.open_nursery() as nursery:
+        task_status.started(nursery)
+        await until.wait()
 
 
 def _open_access_log(config: Config) -> AccessLogFlusher | None:
