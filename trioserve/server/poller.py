@@ -155,22 +155,32 @@ class PortablePoller(Poller):
     async def _wait(self, sock: socket.socket, event: int) -> None:
         wait = trio.lowlevel.wait_readable if event == READABLE else trio.lowlevel.wait_writable
         try:
-            await wait(sock)
+            if sock in self._watched:  # it may have been closed before this task got its first turn
+                await wait(sock)
         except (trio.ClosedResourceError, OSError, ValueError):
             return
         finally:
             self._waiting.discard((sock, event))
         transport = self._watched.get(sock)
-        if transport is not None:
-            transport.notify(event | (_end_of_stream(sock) if event == READABLE else 0))
+        if transport is None:
+            return
+        end = _end_of_stream(sock) if event == READABLE else 0
+        if end is None:
+            self.arm_read(sock)  # the bytes were read before this task had its turn
+        else:
+            transport.notify(event | end)
 
 
-def _end_of_stream(sock: socket.socket) -> int:
-    """HALF_CLOSED or HUNG_UP when that is what made the socket readable."""
+def _end_of_stream(sock: socket.socket) -> int | None:
+    """HALF_CLOSED or HUNG_UP when that is what made the socket readable, 0 for bytes, None for nothing at all."""
+    probe = select.poll()
+    probe.register(sock, 0)
+    if any(events & select.POLLERR for _, events in probe.poll(0)):
+        return HUNG_UP  # on Linux peeking would take the error away from who reads next
     try:
         return 0 if socket.socket.recv(sock, 1, socket.MSG_PEEK) else HALF_CLOSED
     except (BlockingIOError, InterruptedError):
-        return 0
+        return None
     except OSError:
         return HUNG_UP
 
