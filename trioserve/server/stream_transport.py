@@ -8,6 +8,9 @@ import trio.lowlevel
 
 from trioserve.server.transport import RECEIVE_SIZE, Transport
 
+SEND_SIZE = 65536
+"""Bytes that are given to a stream at once, and counted after: so a slow peer can be told from one that has stalled."""
+
 
 class StreamTransport(Transport):
     """Any `trio.abc.Stream`, with a task that reads one piece ahead.
@@ -84,12 +87,15 @@ class StreamTransport(Transport):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `Transport.send_all`; waits and checkpoints as the stream does."""
+        whole = memoryview(data).cast("B")
         try:
-            await self._stream.send_all(data)
+            for start in range(0, len(whole) or 1, SEND_SIZE):
+                piece = whole[start : start + SEND_SIZE]
+                await self._stream.send_all(piece)
+                self.bytes_sent += len(piece)
         except trio.BrokenResourceError:
             self.broken = self.half_closed = True
             raise
-        self.bytes_sent += len(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Ask the stream."""
