@@ -141,9 +141,8 @@ class Http1Connection(Http1Channel, Listener):
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
         exchange = self.exchange
-        if exchange is not None and self.machine.reusable and self.ending is None:
+        if exchange is not None and self.ending is None and self.machine.start_next_cycle():
             self._end_exchange(exchange)
-            self.machine.start_next_cycle()
             self._pipelined = True  # at the least, it has to be looked
             self.cancel_scope = trio.CancelScope()
             self.context.connections.start_soon(self._own, name="successor on a connection")
@@ -170,10 +169,9 @@ class Http1Connection(Http1Channel, Listener):
                 await self._serve_request(head)
                 if scope is not self.cancel_scope:
                     return
-                if not machine.reusable and not await self._discard_body():
+                if not machine.start_next_cycle() and not await self._discard_body():
                     await self._linger()
                     return
-                machine.start_next_cycle()
                 if contextvars.copy_context() != clean:
                     # Nothing that one request sets may be seen by the next. Takes effect with the next step.
                     trio.lowlevel.current_task().context = clean.copy()

@@ -112,7 +112,7 @@ class Http1Channel:
             await exchange.answer(error.status_hint, f"{error}\n")
 
     async def _discard_body(self) -> bool:
-        """Read the rest of a body that the application left; whether the connection can go on after it."""
+        """Read the rest of a body that the application left; whether the machine is ready for the next request."""
         machine = self.machine
         left = UNREAD_BODY_LIMIT
         if self._closing or not machine.continues or machine.wants_continue:
@@ -121,7 +121,7 @@ class Http1Channel:
             chunk = await self._read_body()
             if chunk.last:
                 self._pipelined = True
-                return machine.reusable
+                return machine.start_next_cycle()
             left -= len(chunk.data)
         return False
 

@@ -162,7 +162,7 @@ def _drain(machine: Http1Machine, seen: _Transcript) -> bool:
             if not machine.reusable:
                 seen.closes, seen.rest = True, machine.trailing_data
                 return True
-            machine.start_next_cycle()
+            assert machine.start_next_cycle()
         elif isinstance(event, RequestHead):
             seen.heads.append(event)
             seen.bodies.append(b"")
@@ -238,7 +238,7 @@ def _rule_head_without_body_is_complete(build: BuildHttp1Machine) -> None:
     assert machine.next_event() is PAUSED
     assert machine.trailing_data == _NEXT
     assert _is(machine, "reusable")
-    machine.start_next_cycle()
+    assert machine.start_next_cycle()
     assert machine.head is None
     assert _is(machine, "request_in_progress")
     assert isinstance(machine.next_event(), RequestHead)
@@ -252,7 +252,7 @@ def _rule_body_comes_in_order(build: BuildHttp1Machine) -> None:
     assert machine.next_event() == BodyChunk(b"ab", False, [])
     assert machine.next_event() is NEED_DATA
     assert not _is(machine, "reusable")
-    assert _refuses(machine.start_next_cycle)
+    assert not machine.start_next_cycle()
     machine.receive_data(b"cdef" + _NEXT)
     assert machine.next_event() == BodyChunk(b"cdef", True, [])
     assert machine.next_event() is PAUSED
@@ -271,7 +271,7 @@ def _rule_errors_last(build: BuildHttp1Machine) -> None:
         assert _refusal(machine) == 400
         machine.receive_data(_NEXT)
     assert not _is(machine, "reusable")
-    assert _refuses(machine.start_next_cycle)
+    assert not machine.start_next_cycle()
     answer = machine.send_response(400, [], b"no")
     assert b"\r\nconnection: close\r\n" in answer
     assert answer.endswith(b"\r\n\r\nno")
@@ -328,7 +328,7 @@ def _rule_answers_steer_reuse(build: BuildHttp1Machine) -> None:
     machine.send_body(b"ok")
     machine.send_end()
     assert _is(machine, "reusable")
-    machine.start_next_cycle()
+    assert machine.start_next_cycle()
     assert isinstance(machine.next_event(), RequestHead)
     assert b"\r\nconnection: close\r\n" in machine.send_response(200, [], b"ok", close=True)
     assert not _is(machine, "reusable")

@@ -235,10 +235,10 @@ def test_order_is_enforced():
     for call in (
         lambda: machine.send_head(200, []),
         lambda: machine.send_information(103, []),
-        machine.start_next_cycle,
     ):
         with pytest.raises(LocalProtocolError):
             call()
+    assert not machine.start_next_cycle()
 
 
 def test_trailers():

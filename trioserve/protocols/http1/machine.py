@@ -48,24 +48,29 @@ class Http1Machine(RequestReader):
 
     Args:
         limits: what a request may cost.
+
+    Attributes:
+        prepare_head: check and hold the head of the final response, while the length of its content may yet
+            come out; see `ResponseWriter.prepare_head`.
     """
 
-    __slots__ = ("_writer",)
+    __slots__ = ("_writer", "prepare_head")
 
     def __init__(self, limits: Http1Limits) -> None:
         super().__init__(limits)
         self._writer = ResponseWriter()
+        self.prepare_head = self._writer.prepare_head
 
-    def start_next_cycle(self) -> None:
-        """Make ready for the next request.
-
-        Raises:
-            LocalProtocolError: the connection is not `reusable`.
-        """
+    def start_next_cycle(self) -> bool:
+        """Make ready for the next request; False, and nothing changes, when the connection is not `reusable`."""
         if not self.reusable:
-            raise LocalProtocolError("the connection cannot take another request")
-        self._begin_anew()
+            return False
+        self._reading = Reading.HEAD
+        self._scanner = None
+        self._body = None
+        self.head = None
         self._writer.phase = _NOT_BEGUN
+        return True
 
     @property
     def reusable(self) -> bool:
@@ -101,20 +106,6 @@ class Http1Machine(RequestReader):
         """
         data = self._writer.render_information(status, headers)
         return data if self.head is not None and self.head.http_version == "1.1" else b""
-
-    def prepare_head(self, status: int, headers: FieldLines) -> None:
-        """Check and hold the head of the final response, while the length of its content may yet come out.
-
-        A head that was prepared and not sent is replaced.
-
-        Args:
-            status: 200 to 599.
-            headers: the application's fields, pairs of bytes.
-
-        Raises:
-            LocalProtocolError: a response has begun already, or status or a field is illegal.
-        """
-        self._writer.prepare_head(status, headers)
 
     def send_prepared_head(
         self, *, defaults: DefaultLines = NO_LINES, body_known: int | None = None, close: bool = False

@@ -193,13 +193,6 @@ class RequestReader(abc.ABC):
         """The bytes that were received and not taken: after an upgrade they belong to the next protocol."""
         return bytes(memoryview(self._buffer)[self._position :])
 
-    def _begin_anew(self) -> None:
-        """Make ready for the next head."""
-        self._reading = _HEAD
-        self._scanner = None
-        self._body = None
-        self.head = None
-
     def _next_head(self) -> Event:
         buffer, position = self._buffer, self._position
         if position == len(buffer):
@@ -237,9 +230,14 @@ class RequestReader(abc.ABC):
             target,
             known.headers.copy(),
             known.http_version,
-            keep_alive=known.keep_alive,
-            host=known.host,
-            forwarded=known.forwarded,
+            False,
+            0,
+            False,
+            False,
+            known.keep_alive,
+            None,
+            known.host,
+            known.forwarded,
         )
         return head
 
@@ -256,7 +254,8 @@ class RequestReader(abc.ABC):
         head = judge_head(_METHODS[method], target, _VERSIONS[minor], opinion.headers, self._known_host)
         self._begin(head, opinion.complete, end)
         fields_start = match.end(3) + len(b"\r\n")
-        if not head.has_body and head.upgrade is None and end - fields_start <= FAMILIAR_SIZE:
+        plain = not head.has_body and not head.expects_continue and head.upgrade is None
+        if plain and end - fields_start <= FAMILIAR_SIZE:
             fields = bytes(memoryview(self._buffer)[fields_start:end])
             self._familiar = Familiar(
                 fields, minor, msgspec.structs.replace(head, headers=head.headers.copy())
