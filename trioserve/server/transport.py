@@ -27,6 +27,11 @@ from trioserve.server.poller import HALF_CLOSED, HUNG_UP, WRITABLE, Poller
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Module names, since these are called for every request.
+reschedule = trio.lowlevel.reschedule
+current_task = trio.lowlevel.current_task
+wait_task_rescheduled = trio.lowlevel.wait_task_rescheduled
+
 RECEIVE_SIZE = 65536
 WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 FILE_CHUNK = 262144
@@ -166,21 +171,22 @@ class SocketTransport(Transport):
                 self._listener.bytes_waiting()
         if self._writer is not None and events & (WRITABLE | HUNG_UP):
             task, self._writer = self._writer, None
-            trio.lowlevel.reschedule(task)
+            reschedule(task)
 
     def _read_for(self, task: trio.lowlevel.Task) -> None:
-        result: outcome.Outcome[bytes]
+        """Read, and let the parked task go on with the result."""
         try:
-            result = outcome.Value(self._read_now(self._wanted))
+            data = self._read_now(self._wanted)
         except WOULD_BLOCK:
             self.readable = False
             if self._arming:
                 self._poller.arm_read(self._sock)
-            return
         except OSError as error:
-            result = outcome.Error(self._broken_by(error))
-        self._reader = None
-        trio.lowlevel.reschedule(task, result)
+            self._reader = None
+            reschedule(task, outcome.Error(self._broken_by(error)))
+        else:
+            self._reader = None
+            reschedule(task, outcome.Value(data))
 
     def _hang_up(self, broken: bool) -> None:
         if broken and not self.broken and not self._eof_sent:
@@ -212,9 +218,9 @@ class SocketTransport(Transport):
                 raise self._broken_by(error) from error
         if self._arming:
             self._poller.arm_read(self._sock)
-        self._reader = trio.lowlevel.current_task()
+        self._reader = current_task()
         self._wanted = max_bytes
-        data: bytes = await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+        data: bytes = await wait_task_rescheduled(self._abort_read)
         return data
 
     def _read_now(self, max_bytes: int) -> bytes:
@@ -234,11 +240,14 @@ class SocketTransport(Transport):
 
     def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """See `Transport.send_now`."""
+        if self._sending or self._closed or self._eof_sent:
+            self._refuse_to_send()
+        return self._advance(data)
+
+    def _refuse_to_send(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is writing to this transport")
-        if self._closed or self._eof_sent:
-            raise trio.ClosedResourceError("this transport's sending side was closed")
-        return self._advance(data)
+        raise trio.ClosedResourceError("this transport's sending side was closed")
 
     def _advance(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """Send what can be sent at once; None when that was all, otherwise what is left."""
@@ -363,12 +372,10 @@ class SocketTransport(Transport):
         self._sock.close()
         if self._reader is not None:
             task, self._reader = self._reader, None
-            trio.lowlevel.reschedule(
-                task, outcome.Error(trio.ClosedResourceError("this transport was closed"))
-            )
+            reschedule(task, outcome.Error(trio.ClosedResourceError("this transport was closed")))
         if self._writer is not None:
             task, self._writer = self._writer, None
-            trio.lowlevel.reschedule(task)
+            reschedule(task)
 
     def abort(self) -> None:
         """Close with a reset (RST) instead of an orderly end."""
