@@ -213,16 +213,22 @@ class HttpExchange:
 
     async def _end_after_error(self, error: Exception) -> None:
         if self._is_disconnect(error):
-            self._end_aborted("disconnected")
+            if self.phase is not COMPLETE or self.channel.gone:
+                self._end_aborted("disconnected")
             return
-        self.crashed = True
-        logger.error("error in the application: %s", self.request_line, exc_info=_without_our_frames(error))
-        if self.phase is COMPLETE:
-            return
-        await self._answer_500()
+        if self._disconnect_told and self.channel.left:
+            # Frameworks raise errors of their own for a body that was cut short.
+            logger.info("the application raised %r after its client had left: %s", error, self.request_line)
+        else:
+            self.crashed = True
+            logger.error(
+                "error in the application: %s", self.request_line, exc_info=_without_our_frames(error)
+            )
+        if self.phase is not COMPLETE:
+            await self._answer_500()
 
     async def _end_incomplete(self) -> None:
-        if self.channel.gone:
+        if self.channel.gone or (self._disconnect_told and self.channel.left):
             self._end_aborted("disconnected")
             return
         what = "a response" if self.phase is AWAITING_HEAD else "the end of its response"
@@ -240,10 +246,9 @@ class HttpExchange:
             self._end_aborted("disconnected")
 
     def _end_aborted(self, outcome: str) -> None:
-        if self.phase is not COMPLETE:
-            self.phase = COMPLETE
-            self.outcome = outcome
-            self.channel.abort()
+        self.phase = COMPLETE
+        self.outcome = outcome
+        self.channel.abort()
 
     def _is_disconnect(self, error: BaseException) -> bool:
         """Whether nothing but the client's leaving is behind an error, also inside an exception group."""

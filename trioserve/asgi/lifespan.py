@@ -52,6 +52,7 @@ class Lifespan:
         state: the dictionary that the application filled; requests get copies.
         context: the context that requests run in: the application's own at the end of its start-up.
         ended: set when the lifespan has ended, for whatever reason.
+        scope: what the application's lifespan runs in; cancelling it is the only way to end it early.
     """
 
     def __init__(self, app: Application, mode: Mode) -> None:
@@ -65,13 +66,16 @@ class Lifespan:
         self._answered = trio.Event()
         self._stop = trio.Event()
         self._shutdown_scope = trio.CancelScope()
+        # A hard stop around the server must not take the shutdown away, whose deadline `stop` keeps.
+        self.scope = trio.CancelScope(shield=True)
 
     async def run(self) -> None:
         """Run the application's lifespan to its end. Never raises an `Exception`; sets `outcome` and `ended`."""
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
         error: Exception | None = None
         try:
-            await self._app(scope, self._receive, self._send)
+            with self.scope:
+                await self._app(scope, self._receive, self._send)
         except Exception as raised:
             traceback = raised.__traceback__
             error = raised.with_traceback(traceback and traceback.tb_next)  # without this frame of ours
@@ -176,17 +180,18 @@ async def open_lifespan(
     if mode == "off":
         yield lifespan
         return
+    failed = False
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lifespan.run, name="lifespan")
         try:
             await lifespan.start(startup_timeout)
-        except LifespanFailed:
-            nursery.cancel_scope.cancel()
-            raise
-        try:
             yield lifespan
+        except LifespanFailed:
+            failed = True  # raised below, where no nursery wraps it into a group
         finally:
             if lifespan.outcome is LifespanOutcome.STARTED:
                 with trio.CancelScope(shield=True):
                     await lifespan.stop(shutdown_timeout)
-            nursery.cancel_scope.cancel()
+            lifespan.scope.cancel()
+    if failed:
+        raise LifespanFailed(lifespan.outcome.value)

@@ -108,6 +108,8 @@ async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Pe
         peer: the addresses and the scheme that requests report.
     """
     transport = StreamTransport(stream)
+    context.counters.connections_accepted += 1
+    context.counters.connections_open += 1
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.pump)
@@ -115,6 +117,8 @@ async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Pe
             nursery.cancel_scope.cancel()
     except Exception:
         logger.exception("this is a bug in trioserve; one connection was closed")
+    finally:
+        context.counters.connections_open -= 1
 
 
 def _addresses(

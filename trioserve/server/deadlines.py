@@ -63,16 +63,17 @@ class Deadlines:
         self._wake.set()
 
     async def run(self) -> None:
-        """Sweep for ever."""
+        """Sweep for ever, but not more often than every `SHORTEST_SLEEP` seconds."""
         while True:
-            earliest = self.sweep(trio.current_time())
+            now = trio.current_time()
+            earliest = self.sweep(now)
             if self.connections:
-                pause = min(earliest - trio.current_time(), self._shortest)
-                with trio.move_on_after(max(pause, SHORTEST_SLEEP)):
+                with trio.move_on_at(min(earliest, now + self._shortest)):
                     await self._wake.wait()
             else:
                 await self._wake.wait()
             self._wake = trio.Event()
+            await trio.sleep_until(now + SHORTEST_SLEEP)
 
     def sweep(self, now: float) -> float:
         """Let every connection act that is over a deadline; return the earliest deadline that is left."""

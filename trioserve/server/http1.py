@@ -104,6 +104,7 @@ class Http1Connection(Http1Channel, Listener):
         self.peer = peer
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
+        self._ended = trio.Event()
         self._trusted = context.proxies.trusts(peer.client)
         self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
         self._requests = 0
@@ -122,6 +123,7 @@ class Http1Connection(Http1Channel, Listener):
         self.context.deadlines.add(self)
         self.transport.listen(self)
         await self._own()
+        await self._ended.wait()  # a successor may still use the transport
 
     async def _own(self) -> None:
         """Serve until the connection ends, or until another task has taken it over."""
@@ -135,6 +137,7 @@ class Http1Connection(Http1Channel, Listener):
         finally:
             if scope is self.cancel_scope:
                 self.context.deadlines.discard(self)
+                self._ended.set()
                 with trio.CancelScope(shield=True, deadline=self._now() + OWED_ANSWER_TIMEOUT):
                     await self.transport.aclose()
 

@@ -198,7 +198,11 @@ class Http1Channel:
             self._over.set()
         # What the application does from here on is its own affair; a pipelined request shall not wait for it long.
         pipelined = self._pipelined = self.machine.unread
-        self.exchange_deadline = self._now() + HAND_OVER_DELAY if pipelined else inf
+        if pipelined:
+            self.exchange_deadline = self._now() + HAND_OVER_DELAY
+            self.context.deadlines.hurry()
+        else:
+            self.exchange_deadline = inf
 
     async def write_rest(self, rest: Rest) -> None:
         """See `ResponseChannel`; waits under the write-stall deadline."""
@@ -267,6 +271,8 @@ class Http1Channel:
 
     def _client_gone(self) -> ClientDisconnected:
         self.left = self.gone = True
+        if self.exchange is not None:
+            self.exchange.outcome = "disconnected"
         return ClientDisconnected("the client has left")
 
     def abort(self) -> None:

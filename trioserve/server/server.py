@@ -17,7 +17,7 @@ import trio.abc
 
 from trioserve.asgi.background import Background
 from trioserve.asgi.exchange import Peer
-from trioserve.asgi.lifespan import Lifespan, LifespanOutcome, open_lifespan
+from trioserve.asgi.lifespan import Lifespan, LifespanFailed, LifespanOutcome, open_lifespan
 from trioserve.config import Config, resolve_connection_limit
 from trioserve.protocols.headers import ProxyRules
 from trioserve.protocols.http1 import Http1Limits, machine_class
@@ -57,6 +57,7 @@ class Server:
     Attributes:
         addresses: where it listens, as `(host, port)`, or the path of a unix socket; port 0 is resolved.
         urls: the same for people, such as "http://127.0.0.1:8000".
+        draining: an event that is set when nothing new is accepted any more.
     """
 
     def __init__(self, config: Config, app: Application, listeners: Sequence[Listener]) -> None:
@@ -69,7 +70,7 @@ class Server:
         self._counters = Counters()
         self._drain_wanted = trio.Event()
         self._stop_wanted = trio.Event()
-        self._draining = trio.Event()
+        self.draining = trio.Event()
         self._context: ServerContext | None = None
         self._lifespan: Lifespan | None = None
         timeouts = self._settings.timeouts
@@ -125,6 +126,30 @@ class Server:
         assert self._context is not None, "the server is not running"
         await serve_stream(self._context, stream, Peer(client, ("127.0.0.1", 80), scheme))
 
+    def start_stream(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        client: tuple[str, int] | None = ("127.0.0.1", 0),
+        scheme: str = "http",
+    ) -> trio.Event:
+        """Serve one connection over any stream in a task of the server's, as an accepted one; see `serve_stream`.
+
+        Returns an event that is set when the connection has ended.
+        """
+        ended = trio.Event()
+
+        async def serve_one() -> None:
+            try:
+                await self.serve_stream(stream, client=client, scheme=scheme)
+            finally:
+                ended.set()
+
+        assert self._context is not None, "the server is not running"
+        assert self._lifespan is not None
+        self._lifespan.context.run(self._context.connections.start_soon, serve_one)
+        return ended
+
     # -- the server's life -----------------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
@@ -136,18 +161,24 @@ class Server:
         """
         poller = build_poller()
         timeouts = self._settings.timeouts
+        failure: LifespanFailed | None = None
         async with trio.open_nursery() as services:
             services.start_soon(poller.run, name="poller")
             services.start_soon(self._deadlines.run, name="deadlines")
             if self._access_log is not None:
                 services.start_soon(self._access_log.run, name="access log")
             lifespan_times = (timeouts.lifespan_startup, timeouts.lifespan_shutdown)
-            async with open_lifespan(self._app, self._config.lifecycle.lifespan, *lifespan_times) as lifespan:
-                self._lifespan = lifespan
-                await self._serve(lifespan, poller, task_status)
+            mode = self._config.lifecycle.lifespan
+            try:
+                async with open_lifespan(self._app, mode, *lifespan_times) as self._lifespan:
+                    await self._serve(self._lifespan, poller, task_status)
+            except LifespanFailed as error:
+                failure = error  # raised below, where no nursery wraps it into a group
             services.cancel_scope.cancel()
-        if lifespan.outcome is LifespanOutcome.DIED:
-            raise LifespanDied(lifespan.outcome.value)
+        if failure is not None:
+            raise failure
+        if self._lifespan is not None and self._lifespan.outcome is LifespanOutcome.DIED:
+            raise LifespanDied(self._lifespan.outcome.value)
 
     async def _serve(self, lifespan: Lifespan, poller: Poller, task_status: trio.TaskStatus[Server]) -> None:
         async with trio.open_nursery() as watchers:
@@ -183,7 +214,7 @@ class Server:
         for listener in self._listeners:
             acceptor.accept_waiting(listener)  # whoever is in the backlog was promised an answer
             listener.close()
-        self._draining.set()
+        self.draining.set()
         for connection in self._deadlines.connections:
             connection.drain()
 
@@ -233,7 +264,7 @@ class Server:
             access_log=self._access_log,
             connections=connections,
             background=background,
-            draining=self._draining,
+            draining=self.draining,
         )
 
     def _build_acceptor(self, context: ServerContext, lifespan: Lifespan) -> Acceptor:

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import trio
 import trio.testing
 
-from trioserve.asgi.exchange import Peer
 from trioserve.config import Config, LoggingSettings
-from trioserve.server.connection import serve_stream
 from trioserve.server.server import Server
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 QUIET = Config(logging=LoggingSettings(access="off"))
 """The defaults, without an access log."""
 CLIENT = ("127.0.0.1", 50000)
-SERVER = ("127.0.0.1", 80)
 
 ByteStream: TypeAlias = "trio.StapledStream[Any, Any]"
 
@@ -78,12 +75,7 @@ class MemoryServer:
         self, client: tuple[str, int] | None = CLIENT, *, scheme: str = "http", lockstep: bool = False
     ) -> Connection:
         """As `connect`, and tell when the server has done with the connection."""
-        # A connection is a task among those of the accepted ones, in the application's context: so it is drained,
-        # cancelled and waited for like them.
-        context, lifespan = self.server._context, self.server._lifespan
-        assert context is not None  # both are set before `run` reports that it has started
-        assert lifespan is not None
-        if context.draining.is_set():
+        if self.server.draining.is_set():
             raise ConnectionRefusedError("the server accepts nothing new")
         ours: ByteStream
         theirs: ByteStream
@@ -91,19 +83,7 @@ class MemoryServer:
             ours, theirs = trio.testing.lockstep_stream_pair()
         else:
             ours, theirs = trio.testing.memory_stream_pair()
-        ended = trio.Event()
-
-        async def serve_one() -> None:
-            context.counters.connections_open += 1
-            try:
-                await serve_stream(context, theirs, Peer(client, SERVER, scheme))
-            finally:
-                context.counters.connections_open -= 1
-                ended.set()
-
-        context.counters.connections_accepted += 1
-        lifespan.context.run(context.connections.start_soon, serve_one)
-        return Connection(ours, ended)
+        return Connection(ours, self.server.start_stream(theirs, client=client, scheme=scheme))
 
     def raw_client(self, client: tuple[str, int] | None = CLIENT, *, lockstep: bool = False) -> RawClient:
         """Connect, and return a client that sends the bytes it is given; see `RawClient`."""
@@ -144,10 +124,8 @@ class MemoryServer:
 
         What runs may go on until `[timeouts] graceful`; the end of the `open_memory_server` block waits for it.
         """
-        context = self.server._context
-        assert context is not None
         self.server.drain()
-        await context.draining.wait()
+        await self.server.draining.wait()
 
 
 @asynccontextmanager
