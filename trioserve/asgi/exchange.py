@@ -75,6 +75,7 @@ class Peer(NamedTuple):
     client: tuple[str, int] | None  # None on a unix socket
     server: tuple[str, int | None] | None
     scheme: str  # "http" or "https"
+    prefix: str = ""  # what a trusted proxy took off the path
 
 
 class ResponseChannel(Protocol):

@@ -36,15 +36,14 @@ class ScopeBuilder:
         self._state = state
         self._extensions = extensions
 
-    def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl, prefix: str = "") -> Scope:
-        """Return the scope of one HTTP request; `prefix` is what a trusted proxy took off its path."""
+    def build_http(self, head: ScopeHead, peer: Peer, control: RequestControl) -> Scope:
+        """Return the scope of one HTTP request."""
         raw_path, _, query_string = head.target.partition(b"?")
         path = raw_path.decode("latin-1")
         if "%" in path:
             path = unquote(path)
-        root_path = self._root_path
-        if prefix or root_path:
-            root_path += prefix
+        root_path = self._root_path + peer.prefix
+        if root_path:
             path = root_path + path
         extensions = self._extensions.copy()
         extensions["trioserve"] = control

@@ -66,7 +66,8 @@ class Acceptor:
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
             if self._limit and self._open >= self._limit:
-                self._room = trio.Event()
+                if self._room.is_set():  # another listener may wait for it already
+                    self._room = trio.Event()
                 await self._room.wait()
             elif not self.accept_waiting(listener):
                 await trio.sleep(PAUSE)

@@ -62,7 +62,7 @@ async def serve_socket(
     counters.connections_open += 1
     try:
         await _serve_socket(context, config, listener, sock, address)
-    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
         logger.debug("a connection from %s ended: %s", address, error)
     except RemoteProtocolError as error:
         logger.info("a connection from %s was refused: %s", address, error)

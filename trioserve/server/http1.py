@@ -104,7 +104,7 @@ class Http1Connection(Http1Channel, Listener):
         self.peer = peer
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
-        self._ended = trio.Event()
+        self._ended: trio.Event | None = None  # there once the connection was handed over
         self._trusted = context.proxies.trusts(peer.client)
         self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
         self._requests = 0
@@ -123,7 +123,8 @@ class Http1Connection(Http1Channel, Listener):
         self.context.deadlines.add(self)
         self.transport.listen(self)
         await self._own()
-        await self._ended.wait()  # a successor may still use the transport
+        if self._ended is not None:
+            await self._ended.wait()  # a successor may still use the transport
 
     async def _own(self) -> None:
         """Serve until the connection ends, or until another task has taken it over."""
@@ -137,22 +138,27 @@ class Http1Connection(Http1Channel, Listener):
         finally:
             if scope is self.cancel_scope:
                 self.context.deadlines.discard(self)
-                self._ended.set()
+                if self._ended is not None:
+                    self._ended.set()
                 with trio.CancelScope(shield=True, deadline=self._now() + OWED_ANSWER_TIMEOUT):
                     await self.transport.aclose()
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
         exchange = self.exchange
+        if self._writing:
+            return  # two responses must not be written at once
         if exchange is not None and self.ending is None and self.machine.start_next_cycle():
             self._end_exchange(exchange)
             self._pipelined = True  # at the least, it has to be looked
+            self._ended = self._ended or trio.Event()
             self.cancel_scope = trio.CancelScope()
             self.context.connections.start_soon(self._own, name="successor on a connection")
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         """Serve one request after the other, until the connection ends or another task has taken it over."""
         machine, transport, timeouts = self.machine, self.transport, self._timeouts
+        context, counters = self.context, self.context.counters
         clean = contextvars.copy_context()
         try:
             while True:
@@ -169,7 +175,21 @@ class Http1Connection(Http1Channel, Listener):
                 if head is None:
                     return
                 self.read_deadline = inf
-                await self._serve_request(head)
+                exchange = self._begin_exchange(head)
+                refusal = self._refusal(head) if context.settings.refuses_requests else None
+                if refusal is None:
+                    request_scope = self._scopes.build_http(head, exchange.peer, RequestControl(self))
+                    counters.requests_running += 1
+                    try:
+                        await exchange.run(context.app, request_scope)
+                    finally:
+                        counters.requests_running -= 1
+                else:
+                    exchange.outcome = "refused"
+                    await exchange.answer(*refusal)
+                # A cancellation does not come by here: what is owed then is the affair of `_answer_owed`.
+                if self.exchange is exchange:
+                    self._end_exchange(exchange)
                 if scope is not self.cancel_scope:
                     return
                 if not machine.start_next_cycle() and not await self._discard_body():
@@ -204,48 +224,29 @@ class Http1Connection(Http1Channel, Listener):
         assert isinstance(event, RequestHead)
         return event
 
-    async def _serve_request(self, head: RequestHead) -> None:
-        """Run the application, or refuse the request in its place."""
-        context = self.context
-        counters = context.counters
-        counters.requests_total += 1
+    def _begin_exchange(self, head: RequestHead) -> HttpExchange:
+        """Let a request become the exchange that runs, and set its deadline."""
+        self.context.counters.requests_total += 1
         self._requests += 1
-        peer, prefix = self.peer, ""
-        if head.forwarded:
-            peer, prefix = self._apply_proxy_rules(head)
-        exchange = self.exchange = HttpExchange(head, self, peer, self._now())
-        self._begin_exchange(exchange.started)
-        refusal = self._refusal(head) if context.settings.refuses_requests else None
-        if refusal is None:
-            scope = self._scopes.build_http(head, peer, RequestControl(self), prefix)
-            counters.requests_running += 1
-            try:
-                await exchange.run(context.app, scope)
-            finally:
-                counters.requests_running -= 1
-        else:
-            exchange.outcome = "refused"
-            await exchange.answer(*refusal)
-        # A cancellation does not come by here: what is owed then is the affair of `_answer_owed`.
-        if self.exchange is exchange:
-            self._end_exchange(exchange)
+        if self._requests == self._last_request:
+            self._closing = True
+        peer = self._apply_proxy_rules(head) if head.forwarded else self.peer
+        now = self._now()
+        exchange = self.exchange = HttpExchange(head, self, peer, now)
+        self._cancel_on_disconnect = self._cancels
+        self._request_deadline = self.exchange_deadline = now + self._timeouts.request
+        if self.transport.half_closed:
+            self.peer_left(self.transport.broken)
+        return exchange
 
-    def _apply_proxy_rules(self, head: RequestHead) -> tuple[Peer, str]:
-        """Put what a trusted proxy says in the place of what we see; return the peer and the path's prefix."""
+    def _apply_proxy_rules(self, head: RequestHead) -> Peer:
+        """Put what a trusted proxy says in the place of what we see."""
         peer = self.peer
         forwarded = self.context.proxies.apply(head.headers, peer.client, peer.scheme, trusted=self._trusted)
         head.headers = forwarded.headers
         if forwarded.host is not None:
             head.host = forwarded.host
-        return Peer(forwarded.client, peer.server, forwarded.scheme), forwarded.root_path
-
-    def _begin_exchange(self, now: float) -> None:
-        if self._requests == self._last_request:
-            self._closing = True
-        self._cancel_on_disconnect = self._cancels
-        self._request_deadline = self.exchange_deadline = now + self._timeouts.request
-        if self.transport.half_closed:
-            self.peer_left(self.transport.broken)
+        return Peer(forwarded.client, peer.server, forwarded.scheme, forwarded.root_path)
 
     def _refusal(self, head: RequestHead) -> tuple[int, str, Headers] | None:
         """Say what answers a request that does not reach the application: status, text, fields."""

@@ -28,6 +28,7 @@ SMALL_BODY = 65536
 """Bytes up to which a piece of a body is copied behind its head, so that both leave in one write."""
 UNREAD_BODY_LIMIT = 256 * 1024
 """Bytes of a body which the application did not read that are discarded to keep the connection."""
+READS_BETWEEN_CHECKPOINTS = 8
 HAND_OVER_DELAY = 0.05
 """Seconds after which a pipelined request no longer waits for the end of the application before it."""
 
@@ -66,6 +67,8 @@ class Http1Channel:
         self._pipelined = False  # bytes behind the request that was answered last are here already
         self._over: trio.Event | None = None  # set when the exchange is over or the client has left
         self._bytes_at_stall = 0
+        self._writing = False  # a task waits for the transport to take the rest of a response
+        self._reads = 0
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,9 @@ class Http1Channel:
             finally:
                 self.read_deadline = inf
             machine.receive_data(data)
+            self._reads += 1
+            if self._reads % READS_BETWEEN_CHECKPOINTS == 0:
+                await trio.lowlevel.checkpoint()  # a fast upload must not stop the others
 
     def _check_body_size(self, more: int) -> None:
         limit = self.context.settings.limits.body_size
@@ -118,7 +124,10 @@ class Http1Channel:
         if self._closing or not machine.continues or machine.wants_continue:
             return False
         while left > 0:
-            chunk = await self._read_body()
+            try:
+                chunk = await self._read_body()
+            except RemoteProtocolError:
+                return False  # the request has had its answer
             if chunk.last:
                 self._pipelined = True
                 return machine.start_next_cycle()
@@ -214,6 +223,10 @@ class Http1Channel:
             exchange = self.exchange
             if self.machine.ends_by_close and exchange is not None and exchange.phase is COMPLETE:
                 await self.transport.send_eof()
+            if exchange is not None and exchange.phase is COMPLETE:
+                self.exchange_deadline = (
+                    self._now() + HAND_OVER_DELAY
+                )  # a next request may have come meanwhile
         except GONE as error:
             raise self._client_gone() from error
 
@@ -221,12 +234,14 @@ class Http1Channel:
         transport = self.transport
         before = self._bytes_at_stall = transport.bytes_sent
         self.write_deadline = self._now() + self._timeouts.write_stall
+        self._writing = True
         try:
             await transport.send_rest(piece)
         except BaseException:
             self._uncount(len(piece) - (transport.bytes_sent - before))
             raise
         finally:
+            self._writing = False
             self.write_deadline = inf
 
     def _uncount(self, unsent: int) -> None:

@@ -39,6 +39,8 @@ __all__ = [
 
 
 _NOT_BEGUN: Final = Phase.NOT_BEGUN
+_ENDED: Final = Phase.ENDED
+_DONE: Final = Reading.DONE
 
 
 class Http1Machine(RequestReader):
@@ -63,22 +65,25 @@ class Http1Machine(RequestReader):
 
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False, and nothing changes, when the connection is not `reusable`."""
-        if not self.reusable:
+        head, writer = self.head, self._writer
+        if self._reading is not _DONE or head is None or not head.keep_alive:
+            return False
+        if writer.phase is not _NOT_BEGUN and (writer.phase is not _ENDED or writer.closes):
             return False
         self._reading = Reading.HEAD
         self._scanner = None
         self._body = None
         self.head = None
-        self._writer.phase = _NOT_BEGUN
+        writer.phase = _NOT_BEGUN
         return True
 
     @property
     def reusable(self) -> bool:
         """The request came in whole, it allows another, and no response is unfinished or said `close`."""
-        if self._reading is not Reading.DONE or self.head is None or not self.head.keep_alive:
+        if self._reading is not _DONE or self.head is None or not self.head.keep_alive:
             return False
         writer = self._writer
-        return writer.phase is _NOT_BEGUN or (writer.phase is Phase.ENDED and not writer.closes)
+        return writer.phase is _NOT_BEGUN or (writer.phase is _ENDED and not writer.closes)
 
     @property
     def continues(self) -> bool:
@@ -127,6 +132,12 @@ class Http1Machine(RequestReader):
         self, data: bytes, *, defaults: DefaultLines = NO_LINES, close: bool = False
     ) -> bytes:
         """Return the prepared head, its whole content and the end in one piece; see send_prepared_head."""
+        head = self.head
+        if head is not None and head.keep_alive and not close and self._reading is _DONE:  # noqa: SIM102
+            if head.method != "HEAD" and head.http_version == "1.1":
+                response = self._writer.render_plain_response(defaults, data)
+                if response is not None:
+                    return response
         request, close = self._answered(close)
         return self._writer.render_response(request, defaults, data, close)
 

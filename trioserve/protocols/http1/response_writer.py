@@ -72,6 +72,8 @@ def _remember_fields(fields: list[tuple[tuple[bytes, bytes], bytes]]) -> None:
 
 _NOT_BEGUN: Final = Phase.NOT_BEGUN
 _UNDER_WAY: Final = Phase.UNDER_WAY
+_ENDED: Final = Phase.ENDED
+_WITHOUT_CONTENT: Final = frozenset((204, 304))
 _BODYLESS: Final = Framing.BODYLESS
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
@@ -88,6 +90,7 @@ class ResponseWriter:
         "_own_close",
         "_own_date",
         "_own_server",
+        "_plain",
         "_remaining",
         "_start",
         "_status",
@@ -105,6 +108,7 @@ class ResponseWriter:
         self._start: bytes | None = None
         self._remaining: int | None = None  # content still owed; None until a length is known
         self._own_close = self._own_date = self._own_server = False
+        self._plain = False  # nothing in the prepared head asks for a second thought
 
     def render_information(self, status: int, headers: FieldLines) -> bytes:
         """Render an interim response (RFC 9110 section 15.2); on 101 Connection and Upgrade are kept."""
@@ -142,6 +146,9 @@ class ResponseWriter:
         start = status_line + self._render_fields(headers)
         self._status = status
         self._start = start
+        self._plain = not (
+            self._own_close or self._own_date or self._own_server or status in _WITHOUT_CONTENT
+        )
 
     def render_head(
         self, request: tuple[bool, bool], defaults: DefaultLines, length: int | None, close: bool
@@ -243,12 +250,33 @@ class ResponseWriter:
         self.closes = True
         return b""
 
+    def render_plain_response(self, defaults: DefaultLines, data: bytes) -> bytes | None:
+        """Render the prepared head with its whole content for a GET or the like over HTTP/1.1 that goes on.
+
+        The same as `render_response` does in its careful way, which is to be asked when this returns None.
+        """
+        start = self._start
+        size = len(data)
+        length = self._remaining
+        if (
+            not self._plain
+            or start is None
+            or self.phase is not _NOT_BEGUN
+            or (length is not None and length != size)
+        ):
+            return None
+        self._start = None
+        self.framing = _LENGTH
+        self.closes = False
+        self.phase = _ENDED
+        return b"%bcontent-length: %d\r\n%b\r\n%b" % (start, size, defaults.all, data)
+
     def render_response(
         self, request: tuple[bool, bool], defaults: DefaultLines, data: bytes, close: bool
     ) -> bytes:
         """Render the prepared head with its whole content, and the end; see render_head."""
         head = self.render_head(request, defaults, len(data), close)
-        self.phase = Phase.ENDED
+        self.phase = _ENDED
         return head if self.framing is _BODYLESS else head + data
 
     def frame_body(self, data: bytes) -> bytes:
