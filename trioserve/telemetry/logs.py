@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import os
 import sys
 import time
@@ -68,6 +67,8 @@ def configure_logging(
     if handler is not None:
         _logger.addHandler(handler)
     if settings is not None:
+        import logging.config  # 17 ms of imports that nobody else needs
+
         logging.config.dictConfig(settings)
 
 

@@ -17,17 +17,9 @@ from trioserve.protocols.http1.events import (
     RequestHead,
     Signal,
 )
-from trioserve.protocols.http1.h11_machine import H11Machine
 from trioserve.protocols.http1.machine import Http1Machine
 from trioserve.protocols.http1.policy import Http1Limits
 from trioserve.protocols.http1.response_fields import NO_LINES, STATUS_LINES, DefaultLines, FieldLines
-
-try:
-    from trioserve.protocols.http1.httptools_machine import HttptoolsMachine
-except ImportError:  # the extra `fast` is not installed
-    _accelerated: type[Http1Machine] | None = None
-else:
-    _accelerated = HttptoolsMachine
 
 __all__ = [
     "CLOSED",
@@ -57,11 +49,19 @@ def machine_class(parser: Parser) -> type[Http1Machine]:
     Raises:
         ImportError: httptools was asked for by name and is not installed.
     """
-    if parser == "h11" or (parser == "auto" and _accelerated is None):
-        return H11Machine
-    if _accelerated is None:
-        raise ImportError("the httptools parser needs the extra `fast`: pip install trioserve[fast]")
-    return _accelerated
+    # Imported here, since each library takes its time and only one is used.
+    if parser != "h11":
+        try:
+            from trioserve.protocols.http1.httptools_machine import HttptoolsMachine
+        except ImportError as error:
+            if parser == "httptools":
+                message = "the httptools parser needs the extra `fast`: pip install trioserve[fast]"
+                raise ImportError(message) from error
+        else:
+            return HttptoolsMachine
+    from trioserve.protocols.http1.h11_machine import H11Machine
+
+    return H11Machine
 
 
 def build_machine(parser: Parser, limits: Http1Limits) -> Http1Machine:

@@ -13,7 +13,7 @@ import msgspec
 Headers = list[tuple[bytes, bytes]]
 
 
-class RequestHead(msgspec.Struct):
+class RequestHead(msgspec.Struct, gc=False):
     """A request head that the policy accepts.
 
     `headers` have lower-case names and stripped values, in the order of the wire. `target` is in origin-form,
@@ -49,7 +49,7 @@ class RequestHead(msgspec.Struct):
     forwarded: bool = False
 
 
-class BodyChunk(msgspec.Struct):
+class BodyChunk(msgspec.Struct, gc=False):
     """Content of the request.
 
     Args:
