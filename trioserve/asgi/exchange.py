@@ -217,8 +217,8 @@ class HttpExchange:
             if self.phase is not COMPLETE or self.channel.gone:
                 self._end_aborted("disconnected")
             return
-        if self._disconnect_told and self.channel.left:
-            # Frameworks raise errors of their own for a body that was cut short.
+        if self.channel.gone or (self._disconnect_told and self.channel.left):
+            # Frameworks raise errors of their own in the place of ours, and for a body that was cut short.
             logger.info("the application raised %r after its client had left: %s", error, self.request_line)
         else:
             self.crashed = True
