@@ -151,7 +151,8 @@ class Http1Connection(Http1Channel, Listener):
         if exchange is not None and self.ending is None and self.machine.start_next_cycle():
             self._end_exchange(exchange)
             self._pipelined = True  # at the least, it has to be looked
-            self._ended = self._ended or trio.Event()
+            if self._ended is None:  # an event has no truth value
+                self._ended = trio.Event()
             self.cancel_scope = trio.CancelScope()
             self.context.connections.start_soon(self._own, name="successor on a connection")
 
