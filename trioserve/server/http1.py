@@ -146,8 +146,6 @@ class Http1Connection(Http1Channel, Listener):
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
         exchange = self.exchange
-        if self._writing:
-            return  # two responses must not be written at once
         if exchange is not None and self.ending is None and self.machine.start_next_cycle():
             self._end_exchange(exchange)
             self._pipelined = True  # at the least, it has to be looked
@@ -343,7 +341,7 @@ class Http1Connection(Http1Channel, Listener):
             else:
                 self.read_deadline = min(self.read_deadline, self._now() + FIRST_REQUEST_GRACE)
                 self.context.deadlines.hurry()
-        elif self.exchange is not None and self.exchange.phase is COMPLETE:
+        elif self._answered:
             self._hand_over()
 
     def end(self) -> None:
@@ -408,7 +406,7 @@ class Http1Connection(Http1Channel, Listener):
             self._give_up()
         elif self.write_deadline <= now:
             self._expire_write(now)
-        elif self.exchange_deadline <= now and self.exchange is not None and self.exchange.phase is COMPLETE:
+        elif self.exchange_deadline <= now and self._answered:
             self.exchange_deadline = inf
             self._hand_over()
         elif self.exchange_deadline <= now:
@@ -438,8 +436,13 @@ class Http1Connection(Http1Channel, Listener):
 
     def bytes_waiting(self) -> None:
         """See `Listener`. If only the application's own rest is running, the next request need not wait for it."""
-        if self.exchange is not None and self.exchange.phase is COMPLETE:
+        if self._answered:
             self._hand_over()
+
+    @property
+    def _answered(self) -> bool:
+        """The response is out; two must not be written at once."""
+        return self.exchange is not None and self.exchange.phase is COMPLETE and not self._writing
 
     def peer_left(self, broken: bool) -> None:
         """See `Listener`."""

@@ -158,7 +158,8 @@ class Http1Channel:
             rest = self.transport.send_now(payload)
         except GONE as error:
             raise self._client_gone() from error
-        self._end_response()
+        if rest is None:
+            self._end_response()
         return None if rest is None else [rest]
 
     def write_body(self, data: bytes, last: bool) -> Rest | None:
@@ -190,8 +191,6 @@ class Http1Channel:
             for index, piece in enumerate(pieces):
                 rest = transport.send_now(piece) if piece else None
                 if rest is not None:
-                    if last:
-                        self._end_response()
                     return [rest, *pieces[index + 1 :]]
         except GONE as error:
             raise self._client_gone() from error
@@ -224,9 +223,10 @@ class Http1Channel:
             if self.machine.ends_by_close and exchange is not None and exchange.phase is COMPLETE:
                 await self.transport.send_eof()
             if exchange is not None and exchange.phase is COMPLETE:
-                self.exchange_deadline = (
-                    self._now() + HAND_OVER_DELAY
-                )  # a next request may have come meanwhile
+                self._end_response()
+                # The next request may have come meanwhile.
+                self.exchange_deadline = self._now() + HAND_OVER_DELAY
+                self.context.deadlines.hurry()
         except GONE as error:
             raise self._client_gone() from error
 
@@ -272,6 +272,8 @@ class Http1Channel:
         rest = self._send_pieces([after + machine.send_end() if last else after], last)
         if rest is not None:
             await self.write_rest(rest)
+        if last:
+            self._end_response()
 
     async def _transmit(self, data: bytes) -> None:
         rest = self._send_pieces([data], last=False)
