@@ -196,6 +196,14 @@ class HttpExchange:
             await app(scope, self.receive, self.send)
         except Exception as error:
             await self._end_after_error(error)
+        except (
+            BaseExceptionGroup
+        ) as group:  # errors beside a cancellation: they are the application's, not ours
+            errors, rest = group.split(Exception)
+            if errors is not None and not self._is_disconnect(errors):
+                self._log_error(errors)
+            if rest is not None:
+                raise rest from None
         else:
             if self.phase is not COMPLETE:
                 await self._end_incomplete()
@@ -221,12 +229,13 @@ class HttpExchange:
             # Frameworks raise errors of their own in the place of ours, and for a body that was cut short.
             logger.info("the application raised %r after its client had left: %s", error, self.request_line)
         else:
-            self.crashed = True
-            logger.error(
-                "error in the application: %s", self.request_line, exc_info=_without_our_frames(error)
-            )
+            self._log_error(error)
         if self.phase is not COMPLETE:
             await self._answer_500()
+
+    def _log_error(self, error: Exception) -> None:
+        self.crashed = True
+        logger.error("error in the application: %s", self.request_line, exc_info=_without_our_frames(error))
 
     async def _end_incomplete(self) -> None:
         if self.channel.gone or (self._disconnect_told and self.channel.left):
@@ -245,6 +254,8 @@ class HttpExchange:
             await self.answer(500, "Internal Server Error\n")
         except ClientDisconnected:
             self._end_aborted("disconnected")
+        except LocalProtocolError:  # the head was rendered, and the piece of the body behind it refused
+            self._end_aborted("aborted")
 
     def _end_aborted(self, outcome: str) -> None:
         self.phase = COMPLETE
