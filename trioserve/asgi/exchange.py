@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioserve.error")
 
 PLAIN_TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
-SENDS_BETWEEN_CHECKPOINTS = 8
+MESSAGES_BETWEEN_CHECKPOINTS = 8
 
 
 class Phase(Enum):
@@ -162,6 +162,7 @@ class HttpExchange:
     _trailers_follow: bool = False
     _trailers: Headers | None = None
     _sends: int = 0
+    _receives: int = 0
 
     def __init__(self, request: Request, channel: ResponseChannel, peer: Peer, started: float) -> None:
         self.request = request
@@ -297,6 +298,11 @@ class HttpExchange:
         return {"type": "http.disconnect"}
 
     async def _receive_body(self) -> Message:
+        self._receives += 1
+        if self._receives % MESSAGES_BETWEEN_CHECKPOINTS == 0:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # before the piece is taken, so that a cancellation loses nothing
         try:
             piece = await self.channel.read_body()
         except ClientDisconnected:
@@ -342,13 +348,21 @@ class HttpExchange:
                 raise ApplicationError(str(error)) from None
             self.body_bytes_sent += len(data)
             if rest is not None:
-                await channel.write_rest(rest)
+                await self._write_rest(rest)
             if not last:
                 await self._yield()
         elif kind == "http.response.start":
             self._start(message)
         else:
             await self._send_extension(kind, message)
+
+    async def _write_rest(self, rest: Rest) -> None:
+        """Wait until the client takes what was left; a cancellation cuts the response, and nothing may follow."""
+        try:
+            await self.channel.write_rest(rest)
+        except trio.Cancelled:
+            self._end_aborted("aborted")
+            raise
 
     def _check_body(self, data: object) -> None:
         if self.phase is not HEAD_HELD and self.phase is not BODY:
@@ -365,7 +379,7 @@ class HttpExchange:
     async def _yield(self) -> None:
         """Give others a turn now and then: a client that takes everything at once must not stop them."""
         self._sends += 1
-        if self._sends % SENDS_BETWEEN_CHECKPOINTS == 0:
+        if self._sends % MESSAGES_BETWEEN_CHECKPOINTS == 0:
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -422,7 +436,7 @@ class HttpExchange:
             raise ApplicationError(str(error)) from None
         self.phase = COMPLETE
         if rest is not None:
-            await self.channel.write_rest(rest)
+            await self._write_rest(rest)
 
     async def _send_path(self, path: str | os.PathLike[str]) -> None:
         if self.phase is not HEAD_HELD:
@@ -447,9 +461,13 @@ class HttpExchange:
                 rest = self.channel.write_head(b"", False, count if final else None)
                 self.phase = BODY
                 if rest is not None:
-                    await self.channel.write_rest(rest)
+                    await self._write_rest(rest)
             self.body_bytes_sent += count
-            await self.channel.write_file(file, offset, count, final)
+            try:
+                await self.channel.write_file(file, offset, count, final)
+            except trio.Cancelled:
+                self._end_aborted("aborted")
+                raise
         except LocalProtocolError as error:
             raise ApplicationError(str(error)) from None
         if last:

@@ -37,29 +37,23 @@ class Acceptor:
 
     Args:
         serve: serves one accepted, non-blocking socket and closes it.
-        connections: the nursery that connections run in.
+        spawn: starts a task among the connections: `spawn(async_function, *args)`.
         counters: where connections are counted.
         limit: most open connections, 0 for no limit.
         limit_per_ip: most open connections of one address, 0 for no limit.
     """
 
     def __init__(
-        self, serve: Serve, connections: trio.Nursery, counters: Counters, limit: int, limit_per_ip: int
+        self, serve: Serve, spawn: Callable[..., None], counters: Counters, limit: int, limit_per_ip: int
     ) -> None:
         self._serve = serve
-        self._connections = connections
+        self._spawn = spawn
         self._counters = counters
         self._limit = limit
         self._limit_per_ip = limit_per_ip
         self._open = 0
         self._open_per_ip: Counter[str] = Counter()
         self._room = trio.Event()
-        self._spawn: Callable[..., Any] = connections.start_soon
-
-    def spawn_in(self, run: Callable[..., Any]) -> None:
-        """Start connections through `run(function, *args)`, such as the `run` of a `contextvars.Context`."""
-        nursery = self._connections
-        self._spawn = lambda *args: run(nursery.start_soon, *args)
 
     async def run(self, listener: Listener) -> None:
         """Accept for ever. Cancelling it loses no connection: what is not accepted stays in the backlog."""

@@ -90,6 +90,8 @@ class ServerContext:
     deadlines: Deadlines
     poller: Poller
     access_log: AccessLogFlusher | None
-    connections: trio.Nursery
+    spawn: Callable[
+        ..., None
+    ]  # spawn(async_function, *args): a task among the connections, in the lifespan's context
     background: Background
     draining: trio.Event

@@ -152,7 +152,7 @@ class Http1Connection(Http1Channel, Listener):
             if self._ended is None:  # an event has no truth value
                 self._ended = trio.Event()
             self.cancel_scope = trio.CancelScope()
-            self.context.connections.start_soon(self._own, name="successor on a connection")
+            self.context.spawn(self._own)
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         """Serve one request after the other, until the connection ends or another task has taken it over."""

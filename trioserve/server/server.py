@@ -34,7 +34,7 @@ from trioserve.telemetry.access_log import AccessLog
 from trioserve.telemetry.metrics import Counters, Stats, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trioserve.asgi.types import Application
 
@@ -114,7 +114,7 @@ class Server:
         client: tuple[str, int] | None = ("127.0.0.1", 0),
         scheme: str = "http",
     ) -> None:
-        """Serve one connection over any stream, in the calling task, until it ends; the stream is closed then.
+        """Serve one connection over any stream until it ends; the stream is closed then.
 
         Args:
             stream: a `trio.abc.Stream`, such as one end of `trio.testing.memory_stream_pair()`.
@@ -123,8 +123,13 @@ class Server:
 
         Raises nothing for what the peer does. Cancelling it closes the connection at once.
         """
-        assert self._context is not None, "the server is not running"
-        await serve_stream(self._context, stream, Peer(client, ("127.0.0.1", 80), scheme))
+        scope = trio.CancelScope()
+        ended = self._start_stream(stream, Peer(client, ("127.0.0.1", 80), scheme), scope)
+        try:
+            await ended.wait()
+        except trio.Cancelled:
+            scope.cancel()
+            raise
 
     def start_stream(
         self,
@@ -137,17 +142,21 @@ class Server:
 
         Returns an event that is set when the connection has ended.
         """
+        return self._start_stream(stream, Peer(client, ("127.0.0.1", 80), scheme), trio.CancelScope())
+
+    def _start_stream(self, stream: trio.abc.Stream, peer: Peer, scope: trio.CancelScope) -> trio.Event:
+        context = self._context
+        assert context is not None, "the server is not running"
         ended = trio.Event()
 
         async def serve_one() -> None:
             try:
-                await self.serve_stream(stream, client=client, scheme=scheme)
+                with scope:
+                    await serve_stream(context, stream, peer)
             finally:
                 ended.set()
 
-        assert self._context is not None, "the server is not running"
-        assert self._lifespan is not None
-        self._lifespan.context.run(self._context.connections.start_soon, serve_one)
+        context.spawn(serve_one)
         return ended
 
     # -- the server's life -----------------------------------------------------------------------------------------
@@ -189,7 +198,7 @@ class Server:
                 async with trio.open_nursery() as connections:
                     context = self._build_context(lifespan, poller, connections, Background(background))
                     self._context = context
-                    await self._accept(self._build_acceptor(context, lifespan), task_status)
+                    await self._accept(self._build_acceptor(context), task_status)
                     watchers.start_soon(self._bound_the_end, background, connections, name="bound the end")
                 over.set()
             # Here every connection and every background task has ended.
@@ -251,6 +260,10 @@ class Server:
             lenient_folding=http1.lenient_folding,
         )
         extra = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers.extra]
+
+        def spawn(async_function: Callable[..., Awaitable[None]], *args: Any) -> None:
+            lifespan.context.run(lambda: connections.start_soon(async_function, *args))
+
         return ServerContext(
             app=self._app,
             state=lifespan.state,
@@ -262,12 +275,12 @@ class Server:
             deadlines=self._deadlines,
             poller=poller,
             access_log=self._access_log,
-            connections=connections,
+            spawn=spawn,
             background=background,
             draining=self.draining,
         )
 
-    def _build_acceptor(self, context: ServerContext, lifespan: Lifespan) -> Acceptor:
+    def _build_acceptor(self, context: ServerContext) -> Acceptor:
         limits = self._config.limits
 
         async def serve_one(listener: Listener, sock: socket.socket, address: Any) -> None:
@@ -275,12 +288,11 @@ class Server:
 
         acceptor = Acceptor(
             serve_one,
-            context.connections,
+            context.spawn,
             self._counters,
             resolve_connection_limit(limits),
             limits.connections_per_ip,
         )
-        acceptor.spawn_in(lifespan.context.run)
         for listener in self._listeners:
             if listener.socket.family != socket.AF_UNIX:
                 # Accepted sockets inherit it: the kernel holds so much unsent data of one, and no more.
