@@ -448,6 +448,11 @@ HOST_ROWS = [
         posted(b"ok"),
     ),
     good("proxy-connection means nothing", GET + b"Proxy-Connection: close\r\n\r\n"),
+    good(
+        "proxy-connection means nothing to the next request",
+        GET + b"Proxy-Connection: close \r\n\r\n" + GET + b"X: y \r\n\r\n",
+        *(SEEN_GET, SEEN_GET),
+    ),
 ]
 
 # -- framing ---------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class HttptoolsMachine(Http1Machine):
         witness.headers = []
         witness.complete = False
         parser = self._parser
+        fresh = parser is None
         if parser is None:
             parser = httptools.HttpRequestParser(witness)
         self._parser = None
@@ -61,7 +62,8 @@ class HttptoolsMachine(Http1Machine):
             witness.complete = None
             return witness
         except httptools.HttpParserError:
-            return None
+            # llhttp takes no request after one with `Proxy-Connection: close`, which means nothing to us.
+            return None if fresh else self._read_head(head)
         if witness.complete:
             self._parser = parser
         return witness

@@ -186,7 +186,8 @@ class RequestReader(abc.ABC):
         """A head has begun and is not complete. Empty lines before a request line do not begin one."""
         if self._reading is not _HEAD or self._position == len(self._buffer):
             return False
-        return any(byte not in b"\r\n" for byte in memoryview(self._buffer)[self._position :])
+        # Copied for a method that runs in C: a peer may send empty lines one at a time, and each comes by here.
+        return bool(self._buffer[self._position :].lstrip(b"\r\n"))
 
     @property
     def trailing_data(self) -> bytes:
