@@ -1,0 +1,178 @@
+"""`scope["extensions"]["trioserve"]`; deadlines and disconnects are in tests/server/test_http1.py."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from trioserve.config import Config, LifecycleSettings, LoggingSettings, TimeoutSettings
+from trioserve.testing.memory import open_memory_server
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def config(**timeouts):
+    return Config(
+        logging=LoggingSettings(access="off"),
+        lifecycle=LifecycleSettings(lifespan="off"),
+        timeouts=TimeoutSettings(**timeouts),
+    )
+
+
+async def respond(send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+class TestNursery:
+    async def test_work_outlives_the_response_and_the_connection(self, autojump_clock):
+        async def work(argument):
+            await trio.sleep(20)
+            done.append(argument)
+
+        async def app(scope, receive, send):
+            scope["extensions"]["trioserve"].nursery.start_soon(work, "argument", name="work")
+            await respond(send)
+
+        done = []
+        async with open_memory_server(app, config()) as server:
+            async with server.raw_client() as client:
+                await client.send(GET)
+                await client.receive_response()
+            assert done == []
+        assert done == ["argument"]
+
+    async def test_a_task_that_raises_is_logged_and_hurts_nobody(self, error_log):
+        async def work():
+            raise RuntimeError
+
+        async def app(scope, receive, send):
+            scope["extensions"]["trioserve"].nursery.start_soon(work)
+            await respond(send)
+
+        async with open_memory_server(app, config()) as server, server.raw_client() as client:
+            for _ in range(2):
+                await client.send(GET)
+                assert (await client.receive_response()).status == 200
+        assert error_log() == ["error in a background task of the application"] * 2
+
+    async def test_start_waits_and_returns(self):
+        async def work(task_status):
+            task_status.started("value")
+            await go.wait()
+            ended.set()
+
+        async def app(scope, receive, send):
+            started.append(await scope["extensions"]["trioserve"].nursery.start(work))
+            await respond(send)
+
+        started = []
+        go, ended = trio.Event(), trio.Event()
+        async with open_memory_server(app, config()) as server, server.raw_client() as client:
+            await client.send(GET)
+            await client.receive_response()
+            assert started == ["value"]
+            go.set()
+            await ended.wait()
+
+    @pytest.mark.parametrize("before", [True, False])
+    async def test_start_raises_what_comes_before_started(self, before, error_log):
+        async def work(task_status):
+            if not before:
+                task_status.started()
+            raise KeyError
+
+        async def app(scope, receive, send):
+            nursery = scope["extensions"]["trioserve"].nursery
+            if before:
+                with pytest.raises(KeyError):
+                    await nursery.start(work)
+            else:
+                await nursery.start(work)
+            await respond(send)
+
+        async with open_memory_server(app, config()) as server, server.raw_client() as client:
+            await client.send(GET)
+            assert (await client.receive_response()).status == 200
+        assert error_log() == ([] if before else ["error in a background task of the application"])
+
+    async def test_cancelled_when_the_grace_is_over(self, autojump_clock):
+        async def work():
+            start = trio.current_time()
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append(trio.current_time() - start)
+
+        async def app(scope, receive, send):
+            scope["extensions"]["trioserve"].nursery.start_soon(work)
+            await respond(send)
+
+        ended = []
+        async with open_memory_server(app, config(graceful=13)) as server, server.raw_client() as client:
+            await client.send(GET)
+            await client.receive_response()
+        assert ended == [13]
+
+    async def test_work_started_while_draining(self, autojump_clock):
+        async def work():
+            await trio.sleep(2)
+            done.append(True)
+
+        async def app(scope, receive, send):
+            control = scope["extensions"]["trioserve"]
+            await control.draining.wait()
+            control.nursery.start_soon(work)
+            await respond(send)
+
+        done = []
+        async with open_memory_server(app, config()) as server:
+            await server.raw_client().send(GET)
+            await trio.testing.wait_all_tasks_blocked()
+        assert done == [True]
+
+
+class TestDraining:
+    async def test_is_told(self, autojump_clock):
+        async def app(scope, receive, send):
+            draining = scope["extensions"]["trioserve"].draining
+            assert not draining.is_set()
+            await draining.wait()
+            assert draining.is_set()
+            told.append(trio.current_time())
+            await respond(send)
+
+        told = []
+        async with open_memory_server(app, config()) as server:
+            client = server.raw_client()
+            await client.send(GET)
+            await trio.sleep(10)
+            start = trio.current_time()
+            await server.drain()
+            assert (await client.receive_response()).header("connection") == b"close"
+        assert told == [start]
+
+
+class TestCleanup:
+    async def test_is_shielded_and_bounded(self, autojump_clock):
+        async def app(scope, receive, send):
+            control = scope["extensions"]["trioserve"]
+            try:
+                await trio.sleep_forever()
+            finally:
+                start = trio.current_time()
+                with control.cleanup():
+                    await trio.sleep(2)
+                    done.append("quick")
+                with control.cleanup() as bound:
+                    await trio.sleep(50)
+                assert bound.cancelled_caught
+                done.append(trio.current_time() - start)
+
+        done = []
+        times = config(request=10, cleanup_grace=4)
+        async with open_memory_server(app, times) as server, server.raw_client() as client:
+            await client.send(GET)
+            await client.receive_all()
+        assert done == ["quick", 6]
