@@ -31,6 +31,8 @@ class ScopeBuilder:
         extensions: the extensions of this connection, without `trioserve`.
     """
 
+    __slots__ = ("_extensions", "_root_path", "_state")
+
     def __init__(self, root_path: str, state: dict[str, Any], extensions: dict[str, Any]) -> None:
         self._root_path = root_path
         self._state = state

@@ -11,6 +11,7 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -29,14 +30,15 @@ PAUSE = 0.1
 AT_ONCE = 64
 """Connections that are accepted before other tasks get their turn."""
 
-Serve = Callable[[Listener, socket.socket, Any], Awaitable[None]]
+Serve = Callable[[Listener, socket.socket, Any, Callable[[], None]], Awaitable[None]]
 
 
 class Acceptor:
     """Accepts connections on all listeners of a server.
 
     Args:
-        serve: serves one accepted, non-blocking socket and closes it.
+        serve: serves one accepted, non-blocking socket: `serve(listener, sock, address, release)`; it closes the
+            socket, and calls `release()` when it has.
         spawn: starts a task among the connections: `spawn(async_function, *args)`.
         counters: where connections are counted.
         limit: most open connections, 0 for no limit.
@@ -94,16 +96,13 @@ class Acceptor:
         self._open += 1
         if ip:
             self._open_per_ip[ip] += 1
-        self._spawn(self._serve_counted, listener, sock, address, ip)
+        self._spawn(self._serve, listener, sock, address, partial(self._release, ip))
 
-    async def _serve_counted(self, listener: Listener, sock: socket.socket, address: Any, ip: str) -> None:
-        try:
-            await self._serve(listener, sock, address)
-        finally:
-            sock.close()
-            self._open -= 1
-            if ip:
-                self._open_per_ip[ip] -= 1
-                if not self._open_per_ip[ip]:
-                    del self._open_per_ip[ip]
-            self._room.set()
+    def _release(self, ip: str) -> None:
+        """Note that a connection has ended, and make room for another."""
+        self._open -= 1
+        if ip:
+            self._open_per_ip[ip] -= 1
+            if not self._open_per_ip[ip]:
+                del self._open_per_ip[ip]
+        self._room.set()

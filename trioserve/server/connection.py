@@ -26,6 +26,8 @@ from trioserve.server.tls_transport import TlsTransport
 from trioserve.server.transport import SocketTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trioserve.config import Config
     from trioserve.server.context import ServerContext
     from trioserve.server.listeners import Listener
@@ -47,7 +49,12 @@ PLAIN_HTTP_ON_TLS = (
 
 
 async def serve_socket(
-    context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
+    context: ServerContext,
+    config: Config,
+    listener: Listener,
+    sock: socket.socket,
+    address: Any,
+    release: Callable[[], None],
 ) -> None:
     """Serve one accepted, non-blocking socket until it is closed.
 
@@ -57,11 +64,14 @@ async def serve_socket(
         listener: where the socket was accepted.
         sock: the socket; closed at the end, also when cancelled.
         address: the peer's address as `socket.accept` gives it.
+        release: called at the end.
     """
     counters = context.counters
     counters.connections_open += 1
     try:
-        await _serve_socket(context, config, listener, sock, address)
+        connection = await _open_connection(context, config, listener, sock, address)
+        if connection is not None:
+            await connection.run()
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
         logger.debug("a connection from %s ended: %s", address, error)
     except RemoteProtocolError as error:
@@ -71,32 +81,31 @@ async def serve_socket(
     finally:
         sock.close()
         counters.connections_open -= 1
+        release()
 
 
-async def _serve_socket(
+async def _open_connection(
     context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
-) -> None:
+) -> Http1Connection | None:
+    """Read what comes before HTTP: PROXY header and TLS handshake. None when the peer does not get through them."""
     client, server = _addresses(listener, sock, address)
     if config.proxy.protocol != "off" and context.proxies.trusts(client):
         with trio.fail_after(context.settings.timeouts.head):
             header = await _read_proxy_header(sock, ProxyHeaderParser(config.proxy.protocol))
         client = header.source or client
         server = header.destination or server
-    transport: SocketTransport
-    if listener.ssl_context is None:
-        transport = SocketTransport(sock, context.poller)
-        extensions = EXTENSIONS
-    else:
-        transport = TlsTransport(sock, context.poller, listener.ssl_context)
-        try:
-            if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
-                return
-        except BaseException:
-            transport.close()
-            raise
-        extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
     peer = Peer(client, server, listener.scheme)
-    await Http1Connection(context, transport, peer, extensions).run()
+    if listener.ssl_context is None:
+        return Http1Connection(context, SocketTransport(sock, context.poller), peer, EXTENSIONS)
+    transport = TlsTransport(sock, context.poller, listener.ssl_context)
+    try:
+        if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
+            return None
+        extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
+        return Http1Connection(context, transport, peer, extensions)
+    except BaseException:
+        transport.close()
+        raise
 
 
 async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Peer) -> None:

@@ -34,12 +34,12 @@ from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
-from trioserve.server.transport import Listener, Transport
 
 if TYPE_CHECKING:
     from trioserve.asgi.background import Background
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
+    from trioserve.server.transport import Transport
 
 logger = logging.getLogger("trioserve.error")
 
@@ -86,7 +86,7 @@ class Unreadable:
         self.headers: Headers = []
 
 
-class Http1Connection(Http1Channel, Listener):
+class Http1Connection(Http1Channel):
     """One HTTP/1.1 connection.
 
     Args:
@@ -95,6 +95,20 @@ class Http1Connection(Http1Channel, Listener):
         peer: the addresses of the connection, before the proxy rules.
         extensions: the ASGI extensions that this connection offers.
     """
+
+    __slots__ = (
+        "_cancel_on_disconnect",
+        "_cancels",
+        "_ended",
+        "_last_request",
+        "_request_deadline",
+        "_requests",
+        "_scopes",
+        "_trusted",
+        "cancel_scope",
+        "ending",
+        "peer",
+    )
 
     def __init__(
         self, context: ServerContext, transport: Transport, peer: Peer, extensions: dict[str, Any]
@@ -118,16 +132,11 @@ class Http1Connection(Http1Channel, Listener):
     async def run(self) -> None:
         """Serve requests until the connection ends, then close the transport.
 
+        Or until another task has taken the connection over: then that one closes, and this one waits for it.
         Raises nothing for what the peer or the application does; cancelling it closes at once.
         """
         self.context.deadlines.add(self)
         self.transport.listen(self)
-        await self._own()
-        if self._ended is not None:
-            await self._ended.wait()  # a successor may still use the transport
-
-    async def _own(self) -> None:
-        """Serve until the connection ends, or until another task has taken it over."""
         scope = self.cancel_scope
         try:
             with scope:
@@ -142,6 +151,8 @@ class Http1Connection(Http1Channel, Listener):
                     self._ended.set()
                 with trio.CancelScope(shield=True, deadline=self._now() + OWED_ANSWER_TIMEOUT):
                     await self.transport.aclose()
+        if self._ended is not None:
+            await self._ended.wait()  # a successor may still use the transport
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
@@ -152,7 +163,7 @@ class Http1Connection(Http1Channel, Listener):
             if self._ended is None:  # an event has no truth value
                 self._ended = trio.Event()
             self.cancel_scope = trio.CancelScope()
-            self.context.spawn(self._own)
+            self.context.spawn(self.run)
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         """Serve one request after the other, until the connection ends or another task has taken it over."""
@@ -177,10 +188,11 @@ class Http1Connection(Http1Channel, Listener):
                 exchange = self._begin_exchange(head)
                 refusal = self._refusal(head) if context.settings.refuses_requests else None
                 if refusal is None:
-                    request_scope = self._scopes.build_http(head, exchange.peer, RequestControl(self))
                     counters.requests_running += 1
                     try:
-                        await exchange.run(context.app, request_scope)
+                        await exchange.run(
+                            context.app, self._scopes.build_http(head, exchange.peer, RequestControl(self))
+                        )
                     finally:
                         counters.requests_running -= 1
                 else:
@@ -191,6 +203,7 @@ class Http1Connection(Http1Channel, Listener):
                     self._end_exchange(exchange)
                 if scope is not self.cancel_scope:
                     return
+                del event, head, exchange  # an idle connection keeps nothing of its last request
                 if not machine.start_next_cycle() and not await self._discard_body():
                     await self._linger()
                     return

@@ -49,6 +49,29 @@ class Http1Channel:
         read_deadline, write_deadline, exchange_deadline: times on Trio's clock, for the sweeping task.
     """
 
+    # Slots, because thousands of connections are idle at a time.
+    __slots__ = (
+        "_bytes_at_stall",
+        "_closing",
+        "_logged",
+        "_now",
+        "_over",
+        "_pipelined",
+        "_reads",
+        "_timeouts",
+        "_writing",
+        "context",
+        "exchange",
+        "exchange_deadline",
+        "gone",
+        "left",
+        "machine",
+        "prepare_head",
+        "read_deadline",
+        "transport",
+        "write_deadline",
+    )
+
     def __init__(self, context: ServerContext, transport: Transport) -> None:
         self.context = context
         self.transport = transport

@@ -86,7 +86,8 @@ class EpollPoller(Poller, trio.abc.Instrument):
     def forget(self, sock: socket.socket) -> None:
         """Stop watching."""
         descriptor = sock.fileno()
-        if self._watched.pop(descriptor, None) is not None:
+        # A hard stop cancels the poller with everything else, and may close it first.
+        if self._watched.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     async def run(self) -> None:

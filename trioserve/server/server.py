@@ -283,11 +283,8 @@ class Server:
     def _build_acceptor(self, context: ServerContext) -> Acceptor:
         limits = self._config.limits
 
-        async def serve_one(listener: Listener, sock: socket.socket, address: Any) -> None:
-            await serve_socket(context, self._config, listener, sock, address)
-
         acceptor = Acceptor(
-            serve_one,
+            partial(serve_socket, context, self._config),
             context.spawn,
             self._counters,
             resolve_connection_limit(limits),

@@ -20,6 +20,7 @@ class StreamTransport(Transport):
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__()
         self._stream = stream
         self._ahead: bytes | None = None
         self._rest = b""

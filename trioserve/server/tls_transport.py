@@ -31,7 +31,7 @@ class TlsTransport(SocketTransport):
     call of its own, and no exception is needed to learn that nothing is left.
     """
 
-    supports_sendfile = False
+    __slots__ = ("_encrypting", "_incoming", "_outgoing", "_unsent", "ssl_object")
 
     def __init__(self, sock: socket.socket, poller: Poller, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()

@@ -62,12 +62,17 @@ class Transport(trio.abc.HalfCloseableStream):
         bytes_sent: how many bytes the layer below has taken.
     """
 
-    half_closed = False
-    broken = False
-    bytes_sent = 0
-    readable = True  # whether bytes may be waiting; known for sure only after a read would have blocked
-    supports_sendfile = False
-    _listener: Listener | None = None
+    # Slots, here and below, because thousands of these are idle at a time.
+    __slots__ = ("_listener", "broken", "bytes_sent", "half_closed", "readable")
+
+    def __init__(self) -> None:
+        self.half_closed = False
+        self.broken = False
+        self.bytes_sent = 0
+        self.readable = (
+            True  # whether bytes may be waiting; known for sure only after a read would have blocked
+        )
+        self._listener: Listener | None = None
 
     def listen(self, listener: Listener | None) -> None:
         """Tell `listener` from now on."""
@@ -138,9 +143,13 @@ class Transport(trio.abc.HalfCloseableStream):
 class SocketTransport(Transport):
     """A connected, non-blocking stream socket (TCP or unix)."""
 
-    supports_sendfile = True
+    __slots__ = (
+        *("_arming", "_closed", "_eof_sent", "_poller", "_reader", "_receive", "_send", "_sending", "_sock"),
+        *("_wanted", "_writer"),
+    )
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
+        super().__init__()
         self._sock = sock
         self._poller = poller
         self._receive: Callable[[int], bytes] = sock.recv
@@ -151,8 +160,6 @@ class SocketTransport(Transport):
         self._sending = False
         self._closed = False
         self._eof_sent = False
-        # Whether a read may succeed without a further notification: the edge has been told already.
-        self.readable = True
         self._arming = type(poller).arm_read is not Poller.arm_read
         poller.watch(sock, self)
 
