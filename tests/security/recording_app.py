@@ -83,3 +83,10 @@ async def connect(server: Server) -> RawClient:
     """A client of a server's first bind; its `stream` is a `trio.SocketStream` with TCP_NODELAY."""
     host, port = server.addresses[0][:2]
     return RawClient(await trio.open_tcp_stream(host, port))
+
+
+async def until(condition: Any) -> None:
+    """Return when something has come about that nobody tells of."""
+    with trio.fail_after(8):
+        while not condition():  # noqa: ASYNC110 - the server has no event for it
+            await trio.sleep(0.005)
