@@ -184,15 +184,21 @@ class ResponseWriter:
         """Render the application's fields; those that were seen before are known to be good."""
         lines: list[bytes] = []
         fresh: list[tuple[tuple[bytes, bytes], bytes]] = []
+        find_known = _known_fields.get
         try:
             for field in headers:
-                line = _known_fields.get(field) if type(field) is tuple else None
-                if line is None:
-                    line = self._judge_field(field)
-                    if not line:
-                        continue
-                    fresh.append((field, line))
-                lines.append(line)
+                line = find_known(field) if type(field) is tuple else None
+                if line is not None:
+                    lines.append(line)
+                    continue
+                name, value = field
+                if name == b"content-length":
+                    self._set_length(value)
+                else:
+                    line = self._judge_field(name, value)
+                    if line:
+                        lines.append(line)
+                        fresh.append((field, line))
         except (TypeError, ValueError, AttributeError) as error:
             checked_pairs(headers)  # names the field, unless the fields could be read only once
             raise LocalProtocolError("a response field must be a pair of bytes") from error
@@ -206,18 +212,21 @@ class ResponseWriter:
             _remember_fields(fresh)
         return block
 
-    def _judge_field(self, field: tuple[bytes, bytes]) -> bytes:
+    def _set_length(self, value: bytes) -> None:
+        """Take over the application's Content-Length, which is rendered with the framing."""
+        if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+            raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
+        self._remaining = int(value)
+
+    def _judge_field(self, name: bytes, value: bytes) -> bytes:
         """Return the line of a field as it is sent; nothing for one that is left out, or rendered elsewhere."""
-        name, value = field
         rule = RULES.get(name) or RULES.get(name.lower(), _CHECK_NAME)
-        if rule is _OWN_LENGTH:
-            if self._remaining is not None or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
-                raise LocalProtocolError(f"illegal or repeated content-length {value!r}")
-            self._remaining = int(value)
-            return b""  # rendered with the framing
         if rule is _CHECK_NAME:
             if TOKEN.fullmatch(name) is None:
                 raise LocalProtocolError(f"illegal response field name {name!r}")
+        elif rule is _OWN_LENGTH:
+            self._set_length(value)
+            return b""
         elif rule is not _KEEP:
             self._own_date = self._own_date or rule is Rule.DATE
             self._own_server = self._own_server or rule is Rule.SERVER
