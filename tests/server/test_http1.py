@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import math
 import socket
@@ -16,6 +17,7 @@ import trio.testing
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.config import Config, Http1Settings, LifecycleSettings, LimitSettings, LoggingSettings
 from trioserve.config import TimeoutSettings as Timeouts
+from trioserve.server.http1 import Http1Connection
 from trioserve.server.server import serve
 from trioserve.testing.memory import open_memory_server
 from trioserve.testing.raw_client import RawClient
@@ -602,6 +604,50 @@ class TestHandOver:
             await client.send(REST + GET)
             assert (await client.receive_response()).status == 200
             assert (await client.receive_response()).status == 503
+
+    async def test_a_bug_in_a_successor_ends_its_connection_only(self, error_log, monkeypatch):
+        async def raise_key_error(connection, event):
+            raise KeyError
+
+        app = Rest(0.05)
+        async with open_memory_server(app, settings()) as server:
+            client = server.raw_client()
+            await client.send(REST)
+            await client.receive_response()
+            with monkeypatch.context() as broken:
+                broken.setattr(Http1Connection, "_complete_head", raise_key_error)
+                await client.send(b"GET")
+                await client.wait_closed()
+            other = server.raw_client()
+            await other.send(GET)
+            assert (await other.receive_response()).status == 200
+        assert error_log() == ["this is a bug in trioserve; one connection was closed"]
+
+
+class TestCutWrites:
+    @pytest.mark.parametrize("last", [True, False])
+    @pytest.mark.parametrize("chunked", [True, False])
+    async def test_nothing_follows_a_write_that_the_application_cancels(self, last, chunked):
+        size = 30_000_000
+
+        async def app(scope, receive, send):
+            length = [] if chunked else [(b"content-length", b"%d" % (size if last else size + 3))]
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            with trio.move_on_after(0.05):
+                await send({"type": "http.response.body", "body": b"x" * size, "more_body": not last})
+            if not last:
+                with pytest.raises(ClientDisconnected):
+                    await send({"type": "http.response.body", "body": b"END"})
+
+        async with serving(app) as (connect, _), await connect() as client:
+            await client.send(GET)
+            await trio.sleep(0.1)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send(GET)
+            answer = await client.receive_all()
+            assert answer.count(b"HTTP/1.1") <= 1
+            assert b"END" not in answer
+            assert len(answer) < size
 
 
 class TestLimits:

@@ -68,9 +68,9 @@ class Acceptor:
             elif not self.accept_waiting(listener):
                 await trio.sleep(PAUSE)
 
-    def accept_waiting(self, listener: Listener) -> bool:
+    def accept_waiting(self, listener: Listener, most: int = AT_ONCE) -> bool:
         """Accept what waits in a listener's backlog; False when the process is out of resources."""
-        for _ in range(AT_ONCE):
+        for _ in range(most):
             if self._limit and self._open >= self._limit:
                 return True
             try:

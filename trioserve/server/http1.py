@@ -137,6 +137,8 @@ class Http1Connection(Http1Channel):
         """
         self.context.deadlines.add(self)
         self.transport.listen(self)
+        if self.context.draining.is_set() and not self._requests:
+            self.drain()  # it came out of the backlog, or took long to shake hands
         scope = self.cancel_scope
         try:
             with scope:
@@ -163,7 +165,14 @@ class Http1Connection(Http1Channel):
             if self._ended is None:  # an event has no truth value
                 self._ended = trio.Event()
             self.cancel_scope = trio.CancelScope()
-            self.context.spawn(self.run)
+            self.context.spawn(self._succeed)
+
+    async def _succeed(self) -> None:
+        """Go on with the connection; as in `connection.py`, what goes wrong ends it and nothing else."""
+        try:
+            await self.run()
+        except Exception:
+            logger.exception("this is a bug in trioserve; one connection was closed")
 
     async def _serve(self, scope: trio.CancelScope) -> None:
         """Serve one request after the other, until the connection ends or another task has taken it over."""
@@ -174,10 +183,11 @@ class Http1Connection(Http1Channel):
             while True:
                 if self._pipelined:
                     await trio.lowlevel.checkpoint()  # a pipeline must not stop the others
-                elif self._closing:
+                elif self._closing and self._requests:
                     return
                 else:
-                    wait = timeouts.keep_alive if self._requests else timeouts.head
+                    first = FIRST_REQUEST_GRACE if self._closing else timeouts.head
+                    wait = timeouts.keep_alive if self._requests else first
                     self.read_deadline = self._now() + wait
                     machine.receive_data(await transport.receive_some(RECEIVE_SIZE))
                 event = machine.next_event()

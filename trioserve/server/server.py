@@ -221,7 +221,8 @@ class Server:
     def _begin_to_finish(self, acceptor: Acceptor) -> None:
         """Stop listening, and tell applications and peers."""
         for listener in self._listeners:
-            acceptor.accept_waiting(listener)  # whoever is in the backlog was promised an answer
+            # Whoever is in the backlog was promised an answer; the kernel lets one more in than it was told.
+            acceptor.accept_waiting(listener, self._config.process.backlog + 1)
             listener.close()
         self.draining.set()
         for connection in self._deadlines.connections:
