@@ -46,6 +46,8 @@ async def send_row(client, row, size, answered):
 async def play(server, app, row: Http1Row, size: int):
     """Send a row and what stands behind it; returns the statuses, the requests the application saw, and the end."""
     async with await connect(server) as client, trio.open_nursery() as nursery:
+        name = client.stream.socket.getsockname()
+        app.seen.pop(name, None)  # an earlier connection may have had the same port
         answered = trio.Event()
         nursery.start_soon(send_row, client, row, size, answered)
         statuses = []
@@ -59,7 +61,6 @@ async def play(server, app, row: Http1Row, size: int):
             assert response.reason, "a response without a reason phrase"
             statuses.append(response.status)
         rest = await client.receive_all()
-        name = client.stream.socket.getsockname()
     seen = tuple(SeenRequest(s.method, s.target, s.body, s.trailers) for s in app.seen.get(name, ()))
     return statuses, seen, rest
 
