@@ -342,7 +342,10 @@ class SocketTransport(Transport):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _broken_by(self, error: OSError) -> trio.BrokenResourceError:
-        self.broken = self.half_closed = True
+        if not self.broken:
+            self.broken = self.half_closed = True
+            if self._listener is not None:  # the poller may come too late to tell what we know already
+                self._listener.peer_left(True)
         return trio.BrokenResourceError(f"the connection broke: {error}")
 
     # -- ending ---------------------------------------------------------------------------------------------------
