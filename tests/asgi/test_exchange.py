@@ -670,15 +670,17 @@ class TestSend:
             expected = 2 * (size + (3 if more else 0))
             assert server.stats().bytes_sent == expected
 
-    @pytest.mark.parametrize("state", ["streaming", "complete", "gone"])
+    @pytest.mark.parametrize("state", ["streaming", "complete", "gone", "trailers"])
     async def test_an_application_that_loops_on_send_lets_others_run(self, state):
         async def app(scope, receive, send):
             if scope["path"] == "/other":
                 await send(start())
                 await send(body(b"served"))
                 return
-            await send(start())
-            await send(body(b"x", state != "complete"))
+            await send(start(trailers=state == "trailers"))
+            await send(body(b"x", state in {"streaming", "gone"}))
+            while state == "trailers":
+                await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
             if state == "gone":
                 await left.wait()
             while True:

@@ -402,6 +402,7 @@ class HttpExchange:
         self.phase = HEAD_HELD
 
     async def _send_extension(self, kind: str, message: Message) -> None:
+        await self._yield()
         if kind == "http.response.trailers":
             await self._write_trailers(message)
         elif kind == "http.response.early_hint":
