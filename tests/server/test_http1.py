@@ -202,6 +202,19 @@ class TestLeavingClients:
             assert response.header("connection") == b"close"
             await client.wait_closed()
 
+    async def test_a_half_closed_client_gets_all_it_asked_for(self):
+        async def app(scope, receive, send):
+            await receive()
+            assert await receive() == {"type": "http.disconnect"}
+            await respond(send)
+
+        async with serving(app) as (connect, _), await connect() as client:
+            await client.send(GET * 3)
+            await client.half_close()
+            for last in (None, None, b"close"):
+                assert (await client.receive_response()).header("connection") == last
+            await client.wait_closed()
+
     async def test_a_reset_makes_send_raise(self):
         async def app(scope, receive, send):
             await receive()

@@ -168,7 +168,8 @@ class Http1Channel:
     def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
         """See `ResponseChannel`."""
         machine = self.machine
-        close = self._closing or self.left or machine.wants_continue
+        # A client that ended its side still gets answers to what it had sent before.
+        close = self._closing or machine.wants_continue or (self.left and not machine.unread)
         fields = self.context.fields.current()
         if self._logged and self.exchange is not None:
             self.exchange.first_byte = self._now()
