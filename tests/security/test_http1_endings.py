@@ -320,6 +320,7 @@ async def test_no_control_characters_in_the_access_log(tmp_path):
     assert text.count(b"\n") == len(raws)
     assert all(byte == 0x0A or 0x20 <= byte < 0x7F for byte in text)
     assert b"faked" not in text
+    assert text.count(b"- - HTTP/1.1 ") == 3  # those whose head could not be read
 
 
 async def test_a_full_disk_for_the_access_log_disturbs_nobody(caplog):

@@ -164,3 +164,14 @@ async def test_requests_of_one_connection():
         with trio.fail_after(5):
             await client.wait_closed()
     assert len(next(iter(app.seen.values()))) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [(b"A.example:80", 200), (b"b.example", 421), (b"a.example.", 421)]
+)
+async def test_hosts_that_are_not_served(host, status):
+    app = Recorder()
+    async with serving(app, server_names=("a.example",)) as server, await connect(server) as client:
+        await client.send(GET.replace(b"Host: a", b"Host: " + host))
+        assert (await client.receive_response()).status == status
+    assert bool(app.seen) is (status == 200)
