@@ -28,7 +28,7 @@ SMALL_BODY = 65536
 """Bytes up to which a piece of a body is copied behind its head, so that both leave in one write."""
 UNREAD_BODY_LIMIT = 256 * 1024
 """Bytes of a body which the application did not read that are discarded to keep the connection."""
-READS_BETWEEN_CHECKPOINTS = 8
+READS_BETWEEN_CHECKPOINTS = 4
 HAND_OVER_DELAY = 0.05
 """Seconds after which a pipelined request no longer waits for the end of the application before it."""
 
