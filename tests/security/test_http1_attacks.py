@@ -219,7 +219,7 @@ async def test_slow_clients_are_ended_while_others_are_served(directory, behavio
                 assert await attacked.get() == b"ok"
             growth = attacked.memory - before
         assert growth < 20 * MB
-        assert float(await attacked.get(b"/gap")) < 0.3
+        assert float(await attacked.get(b"/gap")) < 0.6
         assert attacked.memory - before < 20 * MB
         assert server.stop() == 0
     assert " error: " not in server.errors
@@ -294,7 +294,7 @@ async def test_a_flood_does_not_starve_others(directory, head, data):
             end = trio.current_time() + 1.5
             while trio.current_time() < end:
                 assert await attacked.get() == b"ok"
-            assert float(await attacked.get(b"/gap")) < 0.3
+            assert float(await attacked.get(b"/gap")) < 0.6
             assert attacked.memory - before < 20 * MB
         finally:
             stop.set()
