@@ -56,9 +56,26 @@ async def test_a_nearer_deadline_is_seen_when_hurried(running, autojump_clock):
     running.add(connection)
     await trio.sleep(1)
     deadline = connection.exchange_deadline = trio.current_time() + 0.5
-    running.hurry()
+    running.hurry(connection)
     await trio.sleep(20)
     assert connection.told == [pytest.approx(deadline, abs=2 * SHORTEST_SLEEP)]
+
+
+async def test_hurrying_for_one_leaves_the_others_alone(running, autojump_clock):
+    connection, others = Recorded(), [Recorded() for _ in range(3)]
+    for each in (connection, *others):
+        running.add(each)
+    await trio.sleep(1)
+    looked_at = []
+    sweep = running.sweep
+    running.sweep = lambda connections, now: looked_at.append(set(connections)) or sweep(connections, now)
+    connection.exchange_deadline = trio.current_time() + 0.5
+    running.hurry(connection)
+    await trio.sleep(0.1)
+    assert looked_at == [{connection}]
+    others[0].read_deadline = trio.current_time() + 10  # in the ordinary way, beside the urgent one
+    await trio.sleep(20)
+    assert len(connection.told) == len(others[0].told) == 1
 
 
 async def test_a_deadline_that_moves_away_is_not_told(running, autojump_clock):
@@ -86,7 +103,7 @@ async def test_one_that_is_discarded_is_not_told(running, autojump_clock):
 async def test_it_sleeps_while_there_is_nothing_to_watch(running, autojump_clock):
     sweeps = []
     sweep = running.sweep
-    running.sweep = lambda now: sweeps.append(now) or sweep(now)
+    running.sweep = lambda connections, now: sweeps.append(now) or sweep(connections, now)
     await trio.sleep(1000)
     assert sweeps == []
     connection = Recorded()
@@ -100,12 +117,12 @@ async def test_tiny_timeouts_do_not_make_it_spin(autojump_clock, nursery):
     deadlines = Deadlines((0.0001,))
     sweeps = []
     sweep = deadlines.sweep
-    deadlines.sweep = lambda now: sweeps.append(now) or sweep(now)
+    deadlines.sweep = lambda connections, now: sweeps.append(now) or sweep(connections, now)
     nursery.start_soon(deadlines.run)
     connection = Recorded()
     deadlines.add(connection)
     for _ in range(100):
-        deadlines.hurry()
+        deadlines.hurry(connection)
         await trio.sleep(0.001)
     assert len(sweeps) <= 0.1 / SHORTEST_SLEEP + 3
 
@@ -115,8 +132,8 @@ def test_sweep_returns_the_earliest_that_is_left():
     first, second = Recorded(), Recorded()
     deadlines.add(first)
     deadlines.add(second)
-    assert deadlines.sweep(0) == inf
+    assert deadlines.sweep(deadlines.connections, 0) == inf
     first.read_deadline, first.write_deadline, second.exchange_deadline = 5, 3, 4
-    assert deadlines.sweep(2) == 3
-    assert deadlines.sweep(3) == 4
+    assert deadlines.sweep(deadlines.connections, 2) == 3
+    assert deadlines.sweep(deadlines.connections, 3) == 4
     assert (first.told, second.told) == ([3], [])

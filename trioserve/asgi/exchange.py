@@ -118,7 +118,7 @@ class ResponseChannel(Protocol):
         ...
 
     async def write_rest(self, rest: Rest) -> None:
-        """Wait until the transport has taken what the last write left."""
+        """Wait until the transport has taken what the last write left; nothing, if only the stream's end is."""
         ...
 
     async def write_file(self, file: int, offset: int | None, count: int, last: bool) -> None:
@@ -300,11 +300,12 @@ class HttpExchange:
     async def _receive_body(self) -> Message:
         self._receives += 1
         if self._receives % MESSAGES_BETWEEN_CHECKPOINTS == 0:
-            await (
-                trio.lowlevel.checkpoint()
-            )  # before the piece is taken, so that a cancellation loses nothing
+            # Before the piece is taken, so that a cancellation loses nothing.
+            await trio.lowlevel.checkpoint()
         try:
             piece = await self.channel.read_body()
+        except trio.BusyResourceError:
+            raise ApplicationError("two tasks wait in receive() for the body of one request") from None
         except ClientDisconnected:
             self.body_received = True
             self._disconnect_told = True
@@ -327,34 +328,40 @@ class HttpExchange:
             ApplicationError: the message is out of order, malformed, or carries an illegal header.
             ClientDisconnected: the client has left.
         """
-        kind = message["type"]
-        channel = self.channel
-        phase = self.phase
-        if phase is COMPLETE or channel.gone:
-            await self._refuse_late(kind)
-        elif kind == "http.response.body":
-            data = message.get("body", b"")
-            last = not message.get("more_body", False)
-            if type(data) is not bytes or (phase is not HEAD_HELD and phase is not BODY):
-                self._check_body(data)
-            final = last and not self._trailers_follow
-            self.phase = COMPLETE if final else TRAILERS if last else BODY
-            try:
-                rest = (
-                    channel.write_head(data, final) if phase is HEAD_HELD else channel.write_body(data, final)
-                )
-            except LocalProtocolError as error:
-                self.phase = phase
-                raise ApplicationError(str(error)) from None
-            self.body_bytes_sent += len(data)
-            if rest is not None:
-                await self._write_rest(rest)
-            if not last:
-                await self._yield()
-        elif kind == "http.response.start":
-            self._start(message)
-        else:
-            await self._send_extension(kind, message)
+        try:
+            kind = message["type"]
+            channel = self.channel
+            phase = self.phase
+            if phase is COMPLETE or channel.gone:
+                await self._refuse_late(kind)
+            elif kind == "http.response.body":
+                data = message.get("body", b"")
+                last = not message.get("more_body", False)
+                if type(data) is not bytes or (phase is not HEAD_HELD and phase is not BODY):
+                    self._check_body(data)
+                final = last and not self._trailers_follow
+                self.phase = COMPLETE if final else TRAILERS if last else BODY
+                try:
+                    rest = (
+                        channel.write_head(data, final)
+                        if phase is HEAD_HELD
+                        else channel.write_body(data, final)
+                    )
+                except LocalProtocolError as error:
+                    self.phase = phase
+                    raise ApplicationError(str(error)) from None
+                self.body_bytes_sent += len(data)
+                if rest is not None:
+                    await self._write_rest(rest)
+                if not last:
+                    await self._yield()
+            elif kind == "http.response.start":
+                self._start(message)
+            else:
+                await self._send_extension(kind, message)
+        except ApplicationError:
+            await trio.lowlevel.checkpoint()  # an application that tries for ever must not stop the others
+            raise
 
     async def _write_rest(self, rest: Rest) -> None:
         """Wait until the client takes what was left; a cancellation cuts the response, and nothing may follow."""

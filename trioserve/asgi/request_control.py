@@ -28,11 +28,8 @@ class Draining(Protocol):
         ...
 
 
-class ControlledExchange(Protocol):
-    """What a server's exchange lends to `RequestControl`; each protocol implements it."""
-
-    cancel_on_disconnect: bool
-    deadline: float
+class ControlledConnection(Protocol):
+    """What a server's connection lends to `RequestControl`; setting has no effect when the exchange is over."""
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
@@ -54,6 +51,22 @@ class ControlledExchange(Protocol):
         """Seconds that shielded cleanup may take."""
         ...
 
+    def deadline_of(self, exchange: object) -> float:
+        """When the exchange is cut; `math.inf` for never, or when it is over."""
+        ...
+
+    def set_deadline(self, exchange: object, at: float) -> None:
+        """Cut the exchange at this time."""
+        ...
+
+    def cancels(self, exchange: object) -> bool:
+        """Whether the exchange is cancelled when its client leaves."""
+        ...
+
+    def set_cancels(self, exchange: object, wanted: bool) -> None:
+        """Say whether the exchange is cancelled when its client leaves."""
+        ...
+
 
 class RequestControl:
     """The request's cancel scope, deadline, background nursery and draining event.
@@ -66,21 +79,22 @@ class RequestControl:
         draining: an event that is set when the server begins to finish; long-lived responses end themselves then.
     """
 
-    __slots__ = ("_exchange", "cancel_scope")
+    __slots__ = ("_connection", "_exchange", "cancel_scope")
 
-    def __init__(self, exchange: ControlledExchange) -> None:
+    def __init__(self, connection: ControlledConnection, exchange: object) -> None:
+        self._connection = connection
         self._exchange = exchange
-        self.cancel_scope = exchange.cancel_scope
+        self.cancel_scope = connection.cancel_scope
 
     @property
     def nursery(self) -> Background:
         """Where work goes that must outlive the response: `start_soon` and `start`, as on a nursery."""
-        return self._exchange.background
+        return self._connection.background
 
     @property
     def draining(self) -> Draining:
         """Set when the server begins to finish."""
-        return self._exchange.draining
+        return self._connection.draining
 
     @property
     def deadline(self) -> float:
@@ -88,11 +102,11 @@ class RequestControl:
 
         May be set, to give one request more or less time than `[timeouts] request`.
         """
-        return self._exchange.deadline
+        return self._connection.deadline_of(self._exchange)
 
     @deadline.setter
     def deadline(self, at: float) -> None:
-        self._exchange.deadline = at
+        self._connection.set_deadline(self._exchange, at)
 
     @property
     def cancel_on_disconnect(self) -> bool:
@@ -100,15 +114,15 @@ class RequestControl:
 
         Set it to False around work that must not be interrupted; `receive()` and `send()` still tell.
         """
-        return self._exchange.cancel_on_disconnect
+        return self._connection.cancels(self._exchange)
 
     @cancel_on_disconnect.setter
     def cancel_on_disconnect(self, wanted: bool) -> None:
-        self._exchange.cancel_on_disconnect = wanted
+        self._connection.set_cancels(self._exchange, wanted)
 
     def cleanup(self) -> AbstractContextManager[trio.CancelScope]:
         """A shielded scope for cleanup after a cancellation, bounded by `[timeouts] cleanup_grace` seconds.
 
         Use it in a `finally`: `with control.cleanup(): await connection.close()`.
         """
-        return trio.move_on_after(self._exchange.cleanup_grace, shield=True)
+        return trio.move_on_after(self._connection.cleanup_grace, shield=True)

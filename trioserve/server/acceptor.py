@@ -53,6 +53,7 @@ class Acceptor:
         self._counters = counters
         self._limit = limit
         self._limit_per_ip = limit_per_ip
+        self._exhausted = False  # out of descriptors or memory, which was logged
         self._open = 0
         self._open_per_ip: Counter[str] = Counter()
         self._room = trio.Event()
@@ -79,9 +80,14 @@ class Acceptor:
                 return True
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    logger.warning("cannot accept connections for now: %s", error.strerror)
+                    if not self._exhausted:
+                        self._exhausted = True
+                        logger.warning("cannot accept connections for now: %s", error.strerror)
                     return False
                 continue  # this one was reset before we got to it (accept(2), "Error handling")
+            if self._exhausted:
+                self._exhausted = False
+                logger.warning("connections are accepted again")
             self._begin(listener, sock, address)
         return True
 

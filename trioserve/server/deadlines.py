@@ -45,6 +45,7 @@ class Deadlines:
 
     def __init__(self, timeouts: tuple[float, ...]) -> None:
         self.connections: set[Deadlined] = set()
+        self._urgent: set[Deadlined] = set()  # with a deadline that may be nearer than any timeout
         self._shortest = max(min((t for t in timeouts if 0 < t < inf), default=60.0), SHORTEST_SLEEP)
         self._wake = trio.Event()
 
@@ -57,31 +58,42 @@ class Deadlines:
     def discard(self, connection: Deadlined) -> None:
         """Watch it no longer."""
         self.connections.discard(connection)
+        self._urgent.discard(connection)
 
-    def hurry(self) -> None:
-        """Sweep now: a deadline was set that is nearer than any timeout."""
+    def hurry(self, connection: Deadlined) -> None:
+        """Look at this connection soon: it was given a deadline that may be nearer than any timeout."""
+        self._urgent.add(connection)
         self._wake.set()
 
     async def run(self) -> None:
         """Sweep for ever, but not more often than every `SHORTEST_SLEEP` seconds."""
+        next_sweep = 0.0  # when all connections are looked at again; until then, the urgent ones are
         while True:
             now = trio.current_time()
-            earliest = self.sweep(now)
+            if now >= next_sweep:
+                next_sweep = min(self.sweep(self.connections, now), now + self._shortest)
+                self._urgent.clear()
+                wake_at = next_sweep
+            else:
+                wake_at = min(next_sweep, self.sweep(self._urgent, now))
             if self.connections:
-                with trio.move_on_at(min(earliest, now + self._shortest)):
+                with trio.move_on_at(wake_at):
                     await self._wake.wait()
             else:
                 await self._wake.wait()
             self._wake = trio.Event()
             await trio.sleep_until(now + SHORTEST_SLEEP)
 
-    def sweep(self, now: float) -> float:
-        """Let every connection act that is over a deadline; return the earliest deadline that is left."""
+    def sweep(self, connections: set[Deadlined], now: float) -> float:
+        """Let those act that are over a deadline; return the earliest deadline that is left."""
         earliest = inf
-        for connection in tuple(self.connections):
+        for connection in tuple(connections):
             nearest = min(connection.read_deadline, connection.write_deadline, connection.exchange_deadline)
             if nearest <= now:
                 connection.expire(now)
-            elif nearest < earliest:
+                nearest = min(
+                    connection.read_deadline, connection.write_deadline, connection.exchange_deadline
+                )
+            if nearest < earliest:
                 earliest = nearest
         return earliest

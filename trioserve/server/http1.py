@@ -101,6 +101,7 @@ class Http1Connection(Http1Channel):
         "_cancels",
         "_ended",
         "_last_request",
+        "_left_at",
         "_request_deadline",
         "_requests",
         "_scopes",
@@ -126,6 +127,7 @@ class Http1Connection(Http1Channel):
         self._cancels = settings.lifecycle.on_disconnect == "cancel"
         self._cancel_on_disconnect = self._cancels
         self._request_deadline = inf
+        self._left_at = inf  # when the client left, or the request behind which it had left already began
 
     # -- the connection's life ------------------------------------------------------------------------------------
 
@@ -136,9 +138,11 @@ class Http1Connection(Http1Channel):
         Raises nothing for what the peer or the application does; cancelling it closes at once.
         """
         self.context.deadlines.add(self)
-        self.transport.listen(self)
-        if self.context.draining.is_set() and not self._requests:
-            self.drain()  # it came out of the backlog, or took long to shake hands
+        self.transport.observe(self)
+        if not self._requests:
+            self.read_deadline = self._now() + self._timeouts.head
+            if self.context.draining.is_set():
+                self.drain()  # it came out of the backlog, or took long to shake hands
         scope = self.cancel_scope
         try:
             with scope:
@@ -159,9 +163,8 @@ class Http1Connection(Http1Channel):
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
         exchange = self.exchange
-        if exchange is not None and self.ending is None and self.machine.start_next_cycle():
+        if exchange is not None and self.ending is None:
             self._end_exchange(exchange)
-            self._pipelined = True  # at the least, it has to be looked
             if self._ended is None:  # an event has no truth value
                 self._ended = trio.Event()
             self.cancel_scope = trio.CancelScope()
@@ -174,21 +177,22 @@ class Http1Connection(Http1Channel):
         except Exception:
             logger.exception("this is a bug in trioserve; one connection was closed")
 
-    async def _serve(self, scope: trio.CancelScope) -> None:
+    async def _serve(self, scope: trio.CancelScope) -> None:  # noqa: C901 - a life in its order, parted nowhere better
         """Serve one request after the other, until the connection ends or another task has taken it over."""
         machine, transport, timeouts = self.machine, self.transport, self._timeouts
         context, counters = self.context, self.context.counters
         clean = contextvars.copy_context()
         try:
+            if machine.head is not None and not await self._finish_cycle():
+                return  # a successor begins where its predecessor has left
             while True:
                 if self._pipelined:
                     await trio.lowlevel.checkpoint()  # a pipeline must not stop the others
                 elif self._closing and self._requests:
                     return
                 else:
-                    first = FIRST_REQUEST_GRACE if self._closing else timeouts.head
-                    wait = timeouts.keep_alive if self._requests else first
-                    self.read_deadline = self._now() + wait
+                    if self._requests:
+                        self.read_deadline = self._now() + timeouts.keep_alive
                     machine.receive_data(await transport.receive_some(RECEIVE_SIZE))
                 event = machine.next_event()
                 head = event if type(event) is RequestHead else await self._complete_head(event)
@@ -201,7 +205,8 @@ class Http1Connection(Http1Channel):
                     counters.requests_running += 1
                     try:
                         await exchange.run(
-                            context.app, self._scopes.build_http(head, exchange.peer, RequestControl(self))
+                            context.app,
+                            self._scopes.build_http(head, exchange.peer, RequestControl(self, exchange)),
                         )
                     finally:
                         counters.requests_running -= 1
@@ -212,10 +217,10 @@ class Http1Connection(Http1Channel):
                 if self.exchange is exchange:
                     self._end_exchange(exchange)
                 if scope is not self.cancel_scope:
+                    counters.errors += exchange.crashed
                     return
                 del event, head, exchange  # an idle connection keeps nothing of its last request
-                if not machine.start_next_cycle() and not await self._discard_body():
-                    await self._linger()
+                if not machine.start_next_cycle() and not await self._finish_cycle():
                     return
                 if contextvars.copy_context() != clean:
                     # Nothing that one request sets may be seen by the next. Takes effect with the next step.
@@ -225,6 +230,14 @@ class Http1Connection(Http1Channel):
             await self._refuse(error)
         except (*GONE, ClientDisconnected):
             pass
+
+    async def _finish_cycle(self) -> bool:
+        """Get over the rest of a request; False when the connection ends with it."""
+        if self.machine.start_next_cycle() or await self._discard_body():
+            self._pipelined = True  # at the least, it has to be looked
+            return True
+        await self._linger()
+        return False
 
     async def _complete_head(self, event: Event) -> RequestHead | None:
         """Read on until a head is complete; None when the connection ends before one begins."""
@@ -258,6 +271,7 @@ class Http1Connection(Http1Channel):
         self._cancel_on_disconnect = self._cancels
         self._request_deadline = self.exchange_deadline = now + self._timeouts.request
         if self.transport.half_closed:
+            self._left_at = now
             self.peer_left(self.transport.broken)
         return exchange
 
@@ -310,8 +324,10 @@ class Http1Connection(Http1Channel):
         self._closing = True
         self.read_deadline = inf
         try:
-            await exchange.answer(error.status_hint, f"{error}\n")
-            self._end_exchange(exchange)
+            try:
+                await exchange.answer(error.status_hint, f"{error}\n")
+            finally:
+                self._end_exchange(exchange)
             await self._linger()
         except (*GONE, ClientDisconnected):
             pass
@@ -331,16 +347,18 @@ class Http1Connection(Http1Channel):
         owed = exchange.phase is AWAITING_HEAD or exchange.phase is HEAD_HELD
         exchange.outcome = ending.outcome
         try:
+            try:
+                if owed and ending.status:
+                    fields = [(b"retry-after", b"1")] if ending.status == 503 else []
+                    await exchange.answer(ending.status, _ANSWERS[ending.status], fields)
+            finally:
+                self._end_exchange(exchange)
             if owed and ending.status:
-                fields = [(b"retry-after", b"1")] if ending.status == 503 else []
-                await exchange.answer(ending.status, _ANSWERS[ending.status], fields)
                 await self._linger()
             elif not owed:
                 self.transport.abort()
         except (*GONE, ClientDisconnected):
             pass
-        finally:
-            self._end_exchange(exchange)
 
     async def _linger(self) -> None:
         """End our side, and read for a while what the client still sends.
@@ -348,10 +366,10 @@ class Http1Connection(Http1Channel):
         Closing with unread bytes would reset the connection, and the client might never read our answer
         (RFC 9112 section 9.6).
         """
-        await self.transport.send_eof()
-        if not self.machine.unread:
-            return
         with trio.move_on_after(LINGER_TIMEOUT):
+            await self.transport.send_eof()
+            if not self.machine.unread:
+                return
             while await self.transport.receive_some(RECEIVE_SIZE):
                 await trio.lowlevel.checkpoint()
 
@@ -363,7 +381,7 @@ class Http1Connection(Http1Channel):
                 self._end(Ending.IDLE)
             else:
                 self.read_deadline = min(self.read_deadline, self._now() + FIRST_REQUEST_GRACE)
-                self.context.deadlines.hurry()
+                self._hurry()
         elif self._answered:
             self._hand_over()
 
@@ -376,52 +394,56 @@ class Http1Connection(Http1Channel):
             self.ending = ending
             self.read_deadline = self.write_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
+            self._hurry()
             self.cancel_scope.cancel()
 
     # -- what RequestControl needs ----------------------------------------------------------------------------------
 
     @property
     def background(self) -> Background:
-        """See `ControlledExchange`."""
+        """See `ControlledConnection`."""
         return self.context.background
 
     @property
     def draining(self) -> trio.Event:
-        """See `ControlledExchange`."""
+        """See `ControlledConnection`."""
         return self.context.draining
 
     @property
     def cleanup_grace(self) -> float:
-        """See `ControlledExchange`."""
+        """See `ControlledConnection`."""
         return self._timeouts.cleanup_grace
 
-    @property
-    def deadline(self) -> float:
-        """See `ControlledExchange`."""
-        return self._request_deadline
+    def deadline_of(self, exchange: object) -> float:
+        """See `ControlledConnection`."""
+        return self._request_deadline if exchange is self.exchange else inf
 
-    @deadline.setter
-    def deadline(self, at: float) -> None:
-        self._request_deadline = at
-        self._settle_exchange_deadline()
+    def set_deadline(self, exchange: object, at: float) -> None:
+        """See `ControlledConnection`."""
+        if exchange is self.exchange:
+            self._request_deadline = at
+            self._settle_exchange_deadline()
 
-    @property
-    def cancel_on_disconnect(self) -> bool:
-        """See `ControlledExchange`."""
-        return self._cancel_on_disconnect
+    def cancels(self, exchange: object) -> bool:
+        """See `ControlledConnection`."""
+        return exchange is self.exchange and self._cancel_on_disconnect
 
-    @cancel_on_disconnect.setter
-    def cancel_on_disconnect(self, wanted: bool) -> None:
-        self._cancel_on_disconnect = wanted
-        self._settle_exchange_deadline()
+    def set_cancels(self, exchange: object, wanted: bool) -> None:
+        """See `ControlledConnection`."""
+        if exchange is self.exchange:
+            self._cancel_on_disconnect = wanted
+            self._settle_exchange_deadline()
 
     def _settle_exchange_deadline(self) -> None:
         """Put the deadline of the running exchange where its own and its client's leaving ask for."""
-        grace = self._timeouts.disconnect_grace if self.left and self._cancel_on_disconnect else inf
-        self.exchange_deadline = min(self._request_deadline, self._now() + grace)
-        self.context.deadlines.hurry()
+        grace = self._left_at + self._timeouts.disconnect_grace if self._cancel_on_disconnect else inf
+        self.exchange_deadline = min(self._request_deadline, grace)
+        self._hurry()
 
     # -- what the sweeping task and the transport tell --------------------------------------------------------------
+
+    def _hurry(self) -> None:
+        self.context.deadlines.hurry(self)
 
     def expire(self, now: float) -> None:
         """See `Deadlined`."""
@@ -458,7 +480,7 @@ class Http1Connection(Http1Channel):
         self.transport.abort()
 
     def bytes_waiting(self) -> None:
-        """See `Listener`. If only the application's own rest is running, the next request need not wait for it."""
+        """See `TransportObserver`. The next request need not wait for what the application still does."""
         if self._answered:
             self._hand_over()
 
@@ -468,12 +490,15 @@ class Http1Connection(Http1Channel):
         return self.exchange is not None and self.exchange.phase is COMPLETE and not self._writing
 
     def peer_left(self, broken: bool) -> None:
-        """See `Listener`."""
+        """See `TransportObserver`."""
         self.left = True
         self.gone = self.gone or broken
         if self._over is not None:
             self._over.set()
-        if self.exchange is not None and self.exchange.phase is not COMPLETE:
+        if self._answered:
+            self._hand_over()  # nobody is there for whom the connection has to stay open
+        elif self.exchange is not None and self.exchange.phase is not COMPLETE:
+            self._left_at = min(self._left_at, self._now())
             self._settle_exchange_deadline()
 
 

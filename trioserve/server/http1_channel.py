@@ -182,9 +182,10 @@ class Http1Channel:
             rest = self.transport.send_now(payload)
         except GONE as error:
             raise self._client_gone() from error
-        if rest is None:
-            self._end_response()
-        return None if rest is None else [rest]
+        if rest is not None:
+            return [rest]
+        self._end_response()
+        return [] if machine.closes else None
 
     def write_body(self, data: bytes, last: bool) -> Rest | None:
         """See `ResponseChannel`."""
@@ -220,7 +221,7 @@ class Http1Channel:
             raise self._client_gone() from error
         if last:
             self._end_response()
-            if self.machine.ends_by_close:
+            if self.machine.closes:
                 return []
         return None
 
@@ -232,9 +233,13 @@ class Http1Channel:
         pipelined = self._pipelined = self.machine.unread
         if pipelined:
             self.exchange_deadline = self._now() + HAND_OVER_DELAY
-            self.context.deadlines.hurry()
+            self._hurry()
         else:
             self.exchange_deadline = inf
+
+    def _hurry(self) -> None:
+        """Have the deadlines looked at soon, because one of them is near."""
+        raise NotImplementedError
 
     async def write_rest(self, rest: Rest) -> None:
         """See `ResponseChannel`; waits under the write-stall deadline."""
@@ -244,13 +249,17 @@ class Http1Channel:
                 if left is not None:
                     await self._write_slowly(left)
             exchange = self.exchange
-            if self.machine.ends_by_close and exchange is not None and exchange.phase is COMPLETE:
-                await self.transport.send_eof()
             if exchange is not None and exchange.phase is COMPLETE:
+                if self.machine.closes:
+                    self.write_deadline = self._now() + self._timeouts.write_stall
+                    try:
+                        await self.transport.send_eof()  # whatever the application still has to do
+                    finally:
+                        self.write_deadline = inf
                 self._end_response()
                 # The next request may have come meanwhile.
                 self.exchange_deadline = self._now() + HAND_OVER_DELAY
-                self.context.deadlines.hurry()
+                self._hurry()
         except GONE as error:
             raise self._client_gone() from error
 

@@ -40,10 +40,10 @@ class StreamTransport(Transport):
                 self.broken = True
             if not self._ahead:
                 self.half_closed = True
-                if self._listener is not None:
-                    self._listener.peer_left(self.broken)
-            elif not self._reading and self._listener is not None:
-                self._listener.bytes_waiting()
+                if self._observer is not None:
+                    self._observer.peer_left(self.broken)
+            elif not self._reading and self._observer is not None:
+                self._observer.bytes_waiting()
             self._wake_reader.unpark_all()
             await self._wake_pump.wait()
             self._wake_pump = trio.Event()
@@ -96,6 +96,8 @@ class StreamTransport(Transport):
                 self.bytes_sent += len(piece)
         except trio.BrokenResourceError:
             self.broken = self.half_closed = True
+            if self._observer is not None:
+                self._observer.peer_left(True)  # the reading task may be parked, and see it late
             raise
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -112,7 +114,7 @@ class StreamTransport(Transport):
     async def aclose(self) -> None:
         """Close the stream; whoever reads gets `trio.ClosedResourceError`."""
         self._closed = True
-        self._listener = None
+        self._observer = None
         self._wake_reader.unpark_all()
         await self._stream.aclose()
 

@@ -37,7 +37,7 @@ WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLW
 FILE_CHUNK = 262144
 
 
-class Listener(Protocol):
+class TransportObserver(Protocol):
     """Who is told what happens to a transport while nobody waits for it.
 
     These are the only callbacks of the server: a hang-up, or the next request, are the things that can happen to a
@@ -63,7 +63,7 @@ class Transport(trio.abc.HalfCloseableStream):
     """
 
     # Slots, here and below, because thousands of these are idle at a time.
-    __slots__ = ("_listener", "broken", "bytes_sent", "half_closed", "readable")
+    __slots__ = ("_observer", "broken", "bytes_sent", "half_closed", "readable")
 
     def __init__(self) -> None:
         self.half_closed = False
@@ -72,11 +72,11 @@ class Transport(trio.abc.HalfCloseableStream):
         self.readable = (
             True  # whether bytes may be waiting; known for sure only after a read would have blocked
         )
-        self._listener: Listener | None = None
+        self._observer: TransportObserver | None = None
 
-    def listen(self, listener: Listener | None) -> None:
-        """Tell `listener` from now on."""
-        self._listener = listener
+    def observe(self, observer: TransportObserver | None) -> None:
+        """Tell `observer` from now on."""
+        self._observer = observer
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return 1 to `max_bytes` bytes as soon as there are any, b"" at the end of the stream.
@@ -174,8 +174,8 @@ class SocketTransport(Transport):
             task = self._reader
             if task is not None:
                 self._read_for(task)
-            elif self._listener is not None:
-                self._listener.bytes_waiting()
+            elif self._observer is not None:
+                self._observer.bytes_waiting()
         if self._writer is not None and events & (WRITABLE | HUNG_UP):
             task, self._writer = self._writer, None
             reschedule(task)
@@ -201,8 +201,8 @@ class SocketTransport(Transport):
         elif self.half_closed:
             return
         self.half_closed = True
-        if self._listener is not None:
-            self._listener.peer_left(self.broken)
+        if self._observer is not None:
+            self._observer.peer_left(self.broken)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -344,8 +344,8 @@ class SocketTransport(Transport):
     def _broken_by(self, error: OSError) -> trio.BrokenResourceError:
         if not self.broken:
             self.broken = self.half_closed = True
-            if self._listener is not None:  # the poller may come too late to tell what we know already
-                self._listener.peer_left(True)
+            if self._observer is not None:  # the poller may come too late to tell what we know already
+                self._observer.peer_left(True)
         return trio.BrokenResourceError(f"the connection broke: {error}")
 
     # -- ending ---------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ class SocketTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        self._listener = None
+        self._observer = None
         self._poller.forget(self._sock)
         self._sock.close()
         if self._reader is not None:

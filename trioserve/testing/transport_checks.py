@@ -19,7 +19,7 @@ import trio.abc
 import trio.lowlevel
 import trio.testing
 
-from trioserve.server.transport import Listener, Transport
+from trioserve.server.transport import Transport, TransportObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class TransportPair:
 MakePair: TypeAlias = Callable[[], AbstractAsyncContextManager[TransportPair]]
 
 
-class Recorder(Listener):
+class Recorder(TransportObserver):
     """A listener that notes what it is told."""
 
     def __init__(self) -> None:
@@ -265,7 +265,7 @@ async def _receive_into(transport: Transport, buffer: bytearray) -> None:
 async def bytes_are_read_before_any_checkpoint(pair: TransportPair) -> None:
     """What has come is returned inside a cancelled scope too."""
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await pair.peer.send_all(b"here")
     with trio.fail_after(PATIENCE):
         await recorder.told_bytes.wait()
@@ -476,7 +476,7 @@ async def a_half_close_is_told_while_nobody_reads(pair: TransportPair) -> None:
     if not pair.peer_half_closes:
         return
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await _end_peer(pair)
     with trio.fail_after(PATIENCE):
         await recorder.told_left.wait()
@@ -492,7 +492,7 @@ async def a_close_behind_unread_bytes_is_told(pair: TransportPair) -> None:
     if not pair.hears_past_unread:
         return
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await pair.peer.send_all(b"pipelined")
     with trio.fail_after(PATIENCE):
         await recorder.told_bytes.wait()
@@ -507,7 +507,7 @@ async def what_follows_a_read_is_told(pair: TransportPair) -> None:
     """A transport that was read from hears of more bytes, and then of the end, without another read."""
     transport = pair.transport
     recorder = Recorder()
-    transport.listen(recorder)
+    transport.observe(recorder)
     for reader_first in (True, False):
         async with trio.open_nursery() as nursery:
             if reader_first:
@@ -534,7 +534,7 @@ async def a_close_is_told_while_nobody_reads(pair: TransportPair) -> None:
     if not (pair.hears_past_unread or pair.peer_half_closes):
         return  # TLS says goodbye in bytes
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await pair.peer.aclose()
     with trio.fail_after(PATIENCE):
         await recorder.told_left.wait()
@@ -546,7 +546,7 @@ async def a_reset_is_told_while_nobody_reads(pair: TransportPair) -> None:
     if pair.reset_peer is None:
         return
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     pair.reset_peer()
     with trio.fail_after(PATIENCE):
         await recorder.told_broken.wait()
@@ -585,7 +585,7 @@ async def _assert_broken(operation: Callable[..., Awaitable[object]], argument: 
 async def waiting_bytes_are_told(pair: TransportPair) -> None:
     """When nobody reads; and they are still there afterwards."""
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await pair.peer.send_all(b"hello?")
     with trio.fail_after(PATIENCE):
         await recorder.told_bytes.wait()
@@ -651,10 +651,10 @@ async def an_abort_is_an_error_to_the_peer(pair: TransportPair) -> None:
     pair.transport.abort()
 
 
-async def a_listener_is_told_nothing_after_close(pair: TransportPair) -> None:
+async def a_observer_is_told_nothing_after_close(pair: TransportPair) -> None:
     """Neither of our own closing nor of what the peer does then."""
     recorder = Recorder()
-    pair.transport.listen(recorder)
+    pair.transport.observe(recorder)
     await pair.transport.aclose()
     await pair.peer.aclose()
     await trio.testing.wait_all_tasks_blocked()
@@ -693,5 +693,5 @@ TRANSPORT_CHECKS: tuple[TransportCheck, ...] = (
     closing_wakes_who_waits_for_room,
     a_cancelled_close_closes,
     an_abort_is_an_error_to_the_peer,
-    a_listener_is_told_nothing_after_close,
+    a_observer_is_told_nothing_after_close,
 )

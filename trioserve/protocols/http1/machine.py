@@ -186,6 +186,11 @@ class Http1Machine(RequestReader):
         return self._writer.framing is Framing.BODYLESS
 
     @property
+    def closes(self) -> bool:
+        """The head of the response that has begun, or just ended, said that the connection ends."""
+        return self._writer.closes
+
+    @property
     def ends_by_close(self) -> bool:
         """The content of the response that has begun ends where the connection ends."""
         return self._writer.framing is Framing.UNTIL_CLOSE
