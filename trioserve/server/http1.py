@@ -193,7 +193,11 @@ class Http1Connection(Http1Channel):
                 else:
                     if self._requests:
                         self.read_deadline = self._now() + timeouts.keep_alive
-                    machine.receive_data(await transport.receive_some(RECEIVE_SIZE))
+                    data = transport.receive_now(RECEIVE_SIZE)
+                    if data is None:
+                        data = await transport.parked_receive(RECEIVE_SIZE)
+                    machine.receive_data(data)
+                    del data
                 event = machine.next_event()
                 head = event if type(event) is RequestHead else await self._complete_head(event)
                 if head is None:

@@ -52,14 +52,25 @@ class StreamTransport(Transport):
         """See `Transport.receive_some`."""
         if max_bytes is None:
             max_bytes = RECEIVE_SIZE
-        elif max_bytes < 1:
+        data = self.receive_now(max_bytes)
+        return await self.parked_receive(max_bytes) if data is None else data
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """See `Transport.receive_now`; a piece that was read ahead is left to `parked_receive`."""
+        if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._reading:
             raise trio.BusyResourceError("another task is reading from this transport")
         if self._closed:
             raise trio.ClosedResourceError("this transport was closed")
-        if not self._rest:
-            await self._take_ahead()
+        return self._cut(max_bytes) if self._rest else None
+
+    async def parked_receive(self, max_bytes: int) -> bytes:
+        """See `Transport.parked_receive`."""
+        await self._take_ahead()
+        return self._cut(max_bytes)
+
+    def _cut(self, max_bytes: int) -> bytes:
         data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
         return data
 

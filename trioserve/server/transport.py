@@ -25,7 +25,7 @@ import trio.lowlevel
 from trioserve.server.poller import HALF_CLOSED, HUNG_UP, WRITABLE, Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 # Module names, since these are called for every request.
 reschedule = trio.lowlevel.reschedule
@@ -77,6 +77,22 @@ class Transport(trio.abc.HalfCloseableStream):
     def observe(self, observer: TransportObserver | None) -> None:
         """Tell `observer` from now on."""
         self._observer = observer
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """Return what `receive_some` would return without waiting; None when it would have to wait.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `receive_some`.
+        """
+        raise NotImplementedError
+
+    def parked_receive(self, max_bytes: int) -> Awaitable[bytes]:
+        """Wait for bytes after `receive_now` has returned None.
+
+        Has to be awaited at once, by the task that calls it: it is the waiting half of `receive_some` without a
+        coroutine of its own.
+        """
+        raise NotImplementedError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return 1 to `max_bytes` bytes as soon as there are any, b"" at the end of the stream.
@@ -210,7 +226,12 @@ class SocketTransport(Transport):
         """See `Transport.receive_some`."""
         if max_bytes is None:
             max_bytes = RECEIVE_SIZE
-        elif max_bytes < 1:
+        data = self.receive_now(max_bytes)
+        return await self.parked_receive(max_bytes) if data is None else data
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """See `Transport.receive_now`."""
+        if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._reader is not None:
             raise trio.BusyResourceError("another task is reading from this transport")
@@ -223,12 +244,15 @@ class SocketTransport(Transport):
                 self.readable = False
             except OSError as error:
                 raise self._broken_by(error) from error
+        return None
+
+    def parked_receive(self, max_bytes: int) -> Awaitable[bytes]:
+        """See `Transport.parked_receive`."""
         if self._arming:
             self._poller.arm_read(self._sock)
         self._reader = current_task()
         self._wanted = max_bytes
-        data: bytes = await wait_task_rescheduled(self._abort_read)
-        return data
+        return wait_task_rescheduled(self._abort_read)
 
     def _read_now(self, max_bytes: int) -> bytes:
         data = self._receive(max_bytes)
