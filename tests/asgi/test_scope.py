@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserve.asgi.exchange import Peer
+from trioserve.asgi.channel import Peer
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.http1 import Http1Limits, machine_class
 

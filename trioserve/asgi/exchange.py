@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 import trio.lowlevel
@@ -21,8 +21,9 @@ from trioserve.asgi.errors import ApplicationError, ClientDisconnected
 from trioserve.protocols.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
+    from trioserve.asgi.channel import Peer, Request, ResponseChannel, Rest
     from trioserve.asgi.types import Application, Headers, Message, Scope
 
 logger = logging.getLogger("trioserve.error")
@@ -46,92 +47,6 @@ HEAD_HELD = Phase.HEAD_HELD
 BODY = Phase.BODY
 TRAILERS = Phase.TRAILERS
 COMPLETE = Phase.COMPLETE
-
-
-class BodyPiece(Protocol):
-    """A piece of a request's body, as a protocol machine reports it."""
-
-    data: bytes
-    last: bool
-    trailers: Headers
-
-
-class Request(Protocol):
-    """The request head, as a protocol machine reports it."""
-
-    method: str
-    target: bytes
-    http_version: str
-    headers: Headers
-    has_body: bool
-
-
-Rest: TypeAlias = list[bytes | memoryview]
-
-
-class Peer(NamedTuple):
-    """Who is at the other end, after the proxy rules."""
-
-    client: tuple[str, int] | None  # None on a unix socket
-    server: tuple[str, int | None] | None
-    scheme: str  # "http" or "https"
-    prefix: str = ""  # what a trusted proxy took off the path
-
-
-class ResponseChannel(Protocol):
-    """What an exchange needs of the protocol below it. One channel serves one exchange at a time.
-
-    Writing is in two steps, because nearly always the first one is enough: a plain function writes what the
-    transport takes at once, and only what is left has to be awaited. All of them raise `ClientDisconnected` when
-    nothing can reach the client any more. Cancelling one leaves the response cut: it then has to be aborted.
-    """
-
-    left: bool  # the client has ended its sending side, or its transport is broken
-    gone: bool  # nothing that is written can reach the client
-
-    async def read_body(self) -> BodyPiece:
-        """Return the next piece of the body; raise `ClientDisconnected` when it was cut short or malformed."""
-        ...
-
-    async def wait_disconnected(self) -> None:
-        """Return when the client has left or the response is complete."""
-        ...
-
-    def prepare_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Check a head and keep it for `write_head`; raise `LocalProtocolError` for an illegal one."""
-        ...
-
-    def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
-        """Write the prepared head with the first piece of the body.
-
-        `length` is the length of the whole body where the caller knows it before the last piece. Returns None when
-        the transport has taken everything, otherwise what `write_rest` has to be called with.
-        """
-        ...
-
-    def write_body(self, data: bytes, last: bool) -> Rest | None:
-        """Write a piece of the body; returns as `write_head`."""
-        ...
-
-    def write_trailers(self, headers: Headers) -> Rest | None:
-        """Write the trailer section, which ends the response; returns as `write_head`."""
-        ...
-
-    async def write_rest(self, rest: Rest) -> None:
-        """Wait until the transport has taken what the last write left; nothing, if only the stream's end is."""
-        ...
-
-    async def write_file(self, file: int, offset: int | None, count: int, last: bool) -> None:
-        """Write bytes of an open file as a piece of the body."""
-        ...
-
-    async def write_information(self, status: int, headers: Headers) -> None:
-        """Write an informational (1xx) response; nothing on protocols that have none."""
-        ...
-
-    def abort(self) -> None:
-        """End the response so that the client can tell it is not complete."""
-        ...
 
 
 class HttpExchange:

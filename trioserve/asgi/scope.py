@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from trioserve.asgi.exchange import Peer
+    from trioserve.asgi.channel import Peer
     from trioserve.asgi.request_control import RequestControl
     from trioserve.asgi.types import Headers, Scope
 

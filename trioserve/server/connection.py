@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 import trio.abc
 
-from trioserve.asgi.exchange import Peer
+from trioserve.asgi.channel import Peer
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.headers import parse_address
 from trioserve.protocols.proxy_protocol import NEED_DATA, ProxyHeader, ProxyHeaderParser

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 import trio.lowlevel
 
+from trioserve.asgi.channel import Peer
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange, Peer
+from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange, Rest
+from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import NEED_DATA, BodyChunk
 
 if TYPE_CHECKING:
+    from trioserve.asgi.channel import Rest
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport

@@ -16,7 +16,7 @@ import trio
 import trio.abc
 
 from trioserve.asgi.background import Background
-from trioserve.asgi.exchange import Peer
+from trioserve.asgi.channel import Peer
 from trioserve.asgi.lifespan import Lifespan, LifespanFailed, LifespanOutcome, open_lifespan
 from trioserve.config import Config, resolve_connection_limit
 from trioserve.protocols.headers import ProxyRules
