@@ -20,8 +20,6 @@ class Stats:
     requests_total: int
     requests_running: int
     requests_refused: int
-    websockets_total: int
-    websockets_open: int
     bytes_received: int
     bytes_sent: int
     errors: int
@@ -33,7 +31,7 @@ class Counters:
     """The same fields as `Stats`, to be added to and subtracted from in place.
 
     `*_open` and `*_running` go up and down; all others only grow. `errors` counts exceptions of
-    applications, `timeouts` deadlines that ended an exchange or a connection, `disconnects` clients that
+    applications, `timeouts` deadlines that ended an exchange or a slow head, `disconnects` clients that
     left before the end.
     """
 
@@ -45,8 +43,6 @@ class Counters:
     requests_total: int
     requests_running: int
     requests_refused: int
-    websockets_total: int
-    websockets_open: int
     bytes_received: int
     bytes_sent: int
     errors: int
