@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve.config import FdBind, TcpBind, UnixBind, parse_bind
+from trioserve.config import (
+    ConfigError,
+    FdBind,
+    SniCertificate,
+    TcpBind,
+    UnixBind,
+    load_config,
+    parse_bind,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +80,21 @@ def test_any_text_is_a_bind_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert parse_bind(str(bind)) == bind
+
+
+def test_abstract_unix_names_are_no_paths(tmp_path):
+    file = tmp_path / "serve.toml"
+    file.write_text('bind = ["unix:@name", "unix:real.sock"]\n')
+    config = load_config(file, {}, {}, cwd=tmp_path).config
+    assert config.bind == ("unix:@name", f"unix:{tmp_path}/real.sock")
+
+
+@pytest.mark.parametrize("name", ["*.example.org", "EXAMPLE.org", "a.b.example.org"])
+def test_certificate_names(name):
+    assert SniCertificate(name=name, certificate="c.pem", key="k.pem").name == name.lower()
+
+
+@pytest.mark.parametrize("name", ["*", "*example.org", "a.*.org", "*.*.org", ""])
+def test_certificate_names_that_are_refused(name):
+    with pytest.raises(ConfigError, match="name"):
+        SniCertificate(name=name, certificate="c.pem", key="k.pem")

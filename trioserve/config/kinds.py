@@ -241,9 +241,11 @@ class BindText(Kind):
         return str(parse_bind(value))
 
     def resolve(self, value: Any, base: str) -> Any:
-        """Unix sockets get an absolute path."""
+        """Unix sockets get an absolute path, unless they have an abstract name (`unix:@name`)."""
         bind = parse_bind(value)
-        return str(UnixBind(str(Path(base, bind.path)))) if isinstance(bind, UnixBind) else value
+        if not isinstance(bind, UnixBind) or bind.path.startswith("@"):
+            return value
+        return str(UnixBind(str(Path(base, bind.path))))
 
 
 class ListOf(Kind):

@@ -39,6 +39,13 @@ def check_host_name(text: str) -> str | None:
     return text.lower() if _HOST_NAME.fullmatch(text) else None
 
 
+def check_certificate_name(text: str) -> str | None:
+    """A host name, or `*.` and a host name, which stands for one label in its place."""
+    prefix = "*." if text.startswith("*.") else ""
+    name = check_host_name(text.removeprefix(prefix))
+    return None if name is None else prefix + name
+
+
 def check_socket_mode(text: str) -> str | None:
     """Three octal digits."""
     return text.removeprefix("0") if _MODE.fullmatch(text) and len(text.removeprefix("0")) == 3 else None

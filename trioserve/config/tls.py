@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from .errors import ConfigError, InvalidValue, render_text
 from .fields import Settings, choice, duration, items, path, text
 from .kinds import FilePath, Kind
-from .rules import check_host_name
+from .rules import check_certificate_name
 
 _CERTIFICATE_BLOCK = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY_BLOCK = b"PRIVATE KEY-----"
@@ -27,7 +27,9 @@ class SniCertificate(Settings, frozen=True, kw_only=True):
 
     TABLE = "tls.sni"
 
-    name: Annotated[str, text("The host name.", "a host name", check_host_name)]
+    name: Annotated[
+        str, text("The host name; *.example.org stands for one label.", "a host name", check_certificate_name)
+    ]
     certificate: Annotated[str, path("PEM file with the certificate chain.", optional=False)]
     key: Annotated[str | None, path("PEM file with the private key; default: the certificate file.")] = None
 
