@@ -122,3 +122,27 @@ async def test_an_application_that_errs_for_ever_stops_nobody():
             await erring.send(REST)
             await other.send(GET)
             assert (await other.receive_response()).status == 200
+
+
+@pytest.mark.parametrize("sent_before", [0, 1, 2], ids=["start", "piece", "last piece"])
+async def test_every_send_is_a_cancellation_point(autojump_clock, sent_before):
+    async def app(scope, receive, send):
+        messages = [
+            {"type": "http.response.start", "status": 200, "headers": []},
+            {"type": "http.response.body", "body": b"one", "more_body": True},
+            {"type": "http.response.body", "body": b"two"},
+        ]
+        for message in messages[:sent_before]:
+            await send(message)
+        with trio.CancelScope() as cancelled:
+            cancelled.cancel()
+            await send(messages[sent_before])
+        caught.append(cancelled.cancelled_caught)
+        for message in messages[sent_before:]:  # nothing of the cancelled message was taken
+            await send(message)
+
+    caught = []
+    async with open_memory_server(app, settings()) as server, server.raw_client() as client:
+        await client.send(GET)
+        assert (await client.receive_response()).body == b"onetwo"
+    assert caught == [True]

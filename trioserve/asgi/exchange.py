@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioserve.error")
 
+checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled  # a module name, since every send() calls it
+
 PLAIN_TEXT: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
 MESSAGES_BETWEEN_CHECKPOINTS = 8
 
@@ -237,12 +239,14 @@ class HttpExchange:
     async def send(self, message: Message) -> None:
         """ASGI `send()`: `http.response.start`, `.body`, and the messages of the offered extensions.
 
-        Waits while the client does not take what was sent before.
+        Waits while the client does not take what was sent before. Always a cancellation point, before anything of
+        the message is taken; cancelled while it waits, it cuts the response.
 
         Raises:
             ApplicationError: the message is out of order, malformed, or carries an illegal header.
             ClientDisconnected: the client has left.
         """
+        await checkpoint_if_cancelled()
         try:
             kind = message["type"]
             channel = self.channel
@@ -303,8 +307,6 @@ class HttpExchange:
         self._sends += 1
         if self._sends % MESSAGES_BETWEEN_CHECKPOINTS == 0:
             await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
 
     def _start(self, message: Message) -> None:
         if self.phase is not AWAITING_HEAD:

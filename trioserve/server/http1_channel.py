@@ -252,17 +252,23 @@ class Http1Channel:
             exchange = self.exchange
             if exchange is not None and exchange.phase is COMPLETE:
                 if self.machine.closes:
-                    self.write_deadline = self._now() + self._timeouts.write_stall
-                    try:
-                        await self.transport.send_eof()  # whatever the application still has to do
-                    finally:
-                        self.write_deadline = inf
+                    await self._end_sending()  # whatever the application still has to do
                 self._end_response()
                 # The next request may have come meanwhile.
                 self.exchange_deadline = self._now() + HAND_OVER_DELAY
                 self._hurry()
         except GONE as error:
             raise self._client_gone() from error
+
+    async def _end_sending(self) -> None:
+        """End our side of the stream. On TLS this writes, so nobody else may, and it has to wait."""
+        self.write_deadline = self._now() + self._timeouts.write_stall
+        self._writing = True
+        try:
+            await self.transport.send_eof()
+        finally:
+            self._writing = False
+            self.write_deadline = inf
 
     async def _write_slowly(self, piece: memoryview) -> None:
         transport = self.transport
