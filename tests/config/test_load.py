@@ -168,6 +168,14 @@ def test_mistakes_in_the_environment_are_named(tmp_path: Path, environ: dict[str
     ("flags", "message"),
     [
         ({"limits_requests": "-1"}, '--limits-requests: expected a whole number of at least 0, got "-1"'),
+        (
+            {"http2_reset_budget": "200"},
+            '--http2-reset-budget: expected a count in a time, such as "200/10s" or "50/500ms", got "200"',
+        ),
+        (
+            {"proxy_trusted": "", "http2_h2c_upgrade": True},
+            "--http2-h2c-upgrade: has no effect while [proxy] trusted is empty",
+        ),
         ({"bind": ["a:1", "a:1"]}, "--bind: a:1 is given twice"),
         ({"app": "main"}, 'APP: expected "module:attribute", got "main"'),
         ({"app_dir": "nowhere"}, "--app-dir: {0}/nowhere is not a directory"),

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from trioserve.config import (
     Config,
     ConfigError,
+    EventRate,
     HeaderSettings,
     Http1Settings,
+    Http2Settings,
     LifecycleSettings,
     LimitSettings,
     LoggingSettings,
@@ -28,6 +30,8 @@ from trioserve.config import (
 )
 
 DURATION = 'expected a duration of 0 or more, such as 30, "250ms" or "5m", got '
+BOUNDED = 'expected a size from {} to {}, such as 65536 or "1MiB"'
+RATE = 'expected a count in a time, such as "200/10s" or "50/500ms", got '
 
 
 def test_every_default_is_what_its_own_kind_makes_of_it() -> None:
@@ -44,6 +48,21 @@ def test_a_config_without_arguments_is_the_documented_one() -> None:
     assert config.timeouts.keep_alive == 75
     assert config.http1.max_head_size == 65536
     assert config.unix.mode_bits == 0o660
+    assert config.http2 == Http2Settings(
+        enabled=True,
+        h2c=True,
+        h2c_upgrade=False,
+        max_concurrent_streams=100,
+        max_head_size="64KiB",
+        max_fields=100,
+        window="1MiB",
+        connection_window="1MiB",
+        max_frame_size="16KiB",
+        reset_budget="200/10s",
+        control_budget="1000/10s",
+    )
+    assert config.http2.window == 1 << 20
+    assert (config.http2.control_budget.count, config.http2.control_budget.seconds) == (1000, 10.0)
 
 
 def test_values_are_normalised_in_python_too() -> None:
@@ -68,8 +87,19 @@ def test_values_are_normalised_in_python_too() -> None:
     assert (config.unix.mode_bits, config.unix.user) == (0o600, None)
 
 
+def test_the_bounds_of_the_wire_are_themselves_allowed() -> None:
+    least = Http2Settings(max_concurrent_streams=1, window=65535, max_frame_size=16384, max_head_size="1KiB")
+    assert (least.window, least.max_frame_size, least.max_head_size) == (65535, 16384, 1024)
+    most = Http2Settings(connection_window=2**31 - 1, max_frame_size=16777215)
+    assert (most.connection_window, most.max_frame_size) == (2**31 - 1, 16777215)
+
+
 def test_a_config_is_frozen_and_survives_pickling_and_replacement() -> None:
-    config = Config(bind=("127.0.0.1:0", "unix:/run/x"), timeouts=TimeoutSettings(graceful=5))
+    config = Config(
+        bind=("127.0.0.1:0", "unix:/run/x"),
+        timeouts=TimeoutSettings(graceful=5),
+        http2=Http2Settings(reset_budget=EventRate(5, 1)),
+    )
     with pytest.raises(AttributeError):
         config.bind = ()  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(config)) == config
@@ -139,6 +169,46 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
         '[http1] max_head_size: expected a size such as 65536 or "16MiB" of at least 256, got 8',
     ),
     (Http1Settings, {"lenient_bare_lf": "yes"}, '[http1] lenient_bare_lf: expected true or false, got "yes"'),
+    (
+        Http2Settings,
+        {"max_concurrent_streams": 0},
+        "[http2] max_concurrent_streams: expected a whole number from 1 to 2147483647, got 0",
+    ),
+    (
+        Http2Settings,
+        {"max_concurrent_streams": 2**31},
+        "[http2] max_concurrent_streams: expected a whole number from 1 to 2147483647, got 2147483648",
+    ),
+    (Http2Settings, {"max_fields": 0}, "[http2] max_fields: expected a whole number of at least 1, got 0"),
+    (
+        Http2Settings,
+        {"max_head_size": 1023},
+        f"[http2] max_head_size: {BOUNDED.format(1024, 2**31 - 1)}, got 1023",
+    ),
+    (Http2Settings, {"window": 65534}, f"[http2] window: {BOUNDED.format(65535, 2**31 - 1)}, got 65534"),
+    (
+        Http2Settings,
+        {"connection_window": "2GiB"},
+        f'[http2] connection_window: {BOUNDED.format(65535, 2**31 - 1)}, got "2GiB"',
+    ),
+    (
+        Http2Settings,
+        {"max_frame_size": 16383},
+        f"[http2] max_frame_size: {BOUNDED.format(16384, 16777215)}, got 16383",
+    ),
+    (
+        Http2Settings,
+        {"max_frame_size": "16MiB"},
+        f'[http2] max_frame_size: {BOUNDED.format(16384, 16777215)}, got "16MiB"',
+    ),
+    (Http2Settings, {"reset_budget": "0/10s"}, f'[http2] reset_budget: {RATE}"0/10s"'),
+    (Http2Settings, {"reset_budget": 200}, f"[http2] reset_budget: {RATE}200"),
+    (Http2Settings, {"control_budget": (5, 1.0)}, f"[http2] control_budget: {RATE}(5, 1.0)"),
+    (
+        Config,
+        {"http2": Http2Settings(h2c_upgrade=True), "proxy": ProxySettings(trusted=())},
+        "[http2] h2c_upgrade: has no effect while [proxy] trusted is empty",
+    ),
     (TimeoutSettings, {"head": -1}, f"[timeouts] head: {DURATION}-1"),
     (TimeoutSettings, {"head": float("nan")}, f"[timeouts] head: {DURATION}nan"),
     (TimeoutSettings, {"head": float("inf")}, f"[timeouts] head: {DURATION}inf"),

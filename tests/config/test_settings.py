@@ -20,7 +20,7 @@ from trioserve.config import (
     settings,
 )
 from trioserve.config.errors import render_text
-from trioserve.config.kinds import BindText, Choice, Count, Duration, FilePath, ListOf, Size, Switch
+from trioserve.config.kinds import BindText, Choice, Count, Duration, FilePath, ListOf, Rate, Size, Switch
 from trioserve.config.rules import HeaderField
 from trioserve.config.tls import SniEntry
 
@@ -61,7 +61,9 @@ def other_text(setting: Setting) -> str:
         case Duration():
             return "250ms"
         case Size():
-            return "3KiB"
+            return "3KiB" if kind.least <= 3072 else "3MiB"
+        case Rate():
+            return "50/500ms"
         case Choice():
             return next(word for word in reversed(kind.choices) if word != setting.default)
         case FilePath():
@@ -137,6 +139,8 @@ def test_names_are_unique_and_follow_the_rule() -> None:
     assert (by_name["bind"].short_flag, by_name["bind"].repeatable) == ("-b", True)
     assert [setting.name for setting in found if setting.positional] == ["app"]
     assert by_name["http1_parser"].choices == ("auto", "h11", "httptools")
+    assert by_name["http2_reset_budget"].metavar == "COUNT/DURATION"
+    assert by_name["http2_max_concurrent_streams"].env == "TRIOSERVE_HTTP2_MAX_CONCURRENT_STREAMS"
     assert by_name["tls_sni"].metavar == "NAME=CERTIFICATE:KEY"
     flags = [flag for setting in found for flag in (setting.flag, setting.negative_flag) if flag]
     assert len(set(flags)) == len(flags)

@@ -15,6 +15,7 @@ from .model import (
     Config,
     HeaderSettings,
     Http1Settings,
+    Http2Settings,
     LifecycleSettings,
     LimitSettings,
     LoggingSettings,
@@ -27,14 +28,17 @@ from .model import (
     resolve_connection_limit,
 )
 from .settings import Setting, settings
+from .units import EventRate
 
 __all__ = [
     "Bind",
     "Config",
     "ConfigError",
+    "EventRate",
     "FdBind",
     "HeaderSettings",
     "Http1Settings",
+    "Http2Settings",
     "LifecycleSettings",
     "LimitSettings",
     "LoadedConfig",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args, 
 import msgspec
 
 from .errors import ConfigError, InvalidValue
-from .kinds import BindText, Choice, Count, Duration, FilePath, Kind, ListOf, Size, Switch, Text
+from .kinds import BindText, Choice, Count, Duration, FilePath, Kind, ListOf, Rate, Size, Switch, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +37,11 @@ def switch(help_text: str) -> msgspec.Meta:
     return _declare(help_text, Switch())
 
 
-def count(help_text: str, *, least: int = 0, word: str | None = None) -> msgspec.Meta:
+def count(
+    help_text: str, *, least: int = 0, most: int | None = None, word: str | None = None
+) -> msgspec.Meta:
     """A whole number, or `word`."""
-    return _declare(help_text, Count(least, word))
+    return _declare(help_text, Count(least, word, most))
 
 
 def duration(help_text: str) -> msgspec.Meta:
@@ -47,9 +49,14 @@ def duration(help_text: str) -> msgspec.Meta:
     return _declare(help_text, Duration())
 
 
-def size(help_text: str, *, least: int = 0) -> msgspec.Meta:
+def size(help_text: str, *, least: int = 0, most: int | None = None) -> msgspec.Meta:
     """Bytes."""
-    return _declare(help_text, Size(least))
+    return _declare(help_text, Size(least, most))
+
+
+def rate(help_text: str) -> msgspec.Meta:
+    """Events in a time."""
+    return _declare(help_text, Rate())
 
 
 def choice(help_text: str) -> msgspec.Meta:

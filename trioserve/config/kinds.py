@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .binds import UnixBind, parse_bind
 from .errors import UNPRINTABLE, InvalidValue, render_text, show
-from .units import parse_duration, parse_size, render_duration, render_size
+from .units import (
+    LARGEST_SIZE,
+    EventRate,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    render_duration,
+    render_rate,
+    render_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LARGEST_COUNT = 10**18 - 1
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _TRUE_WORDS = frozenset({"true", "yes", "on", "1"})
 _FALSE_WORDS = frozenset({"false", "no", "off", "0"})
@@ -88,16 +98,18 @@ class Count(Kind):
     metavar = "NUMBER"
     python_type = int
 
-    def __init__(self, least: int, word: str | None = None) -> None:
+    def __init__(self, least: int, word: str | None = None, most: int | None = None) -> None:
         self.least = least
+        self.most = _LARGEST_COUNT if most is None else most
         self.word = word
-        self.expected = f"a whole number of at least {least}" + (f' or "{word}"' if word else "")
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        self.expected = f"a whole number {span}" + (f' or "{word}"' if word else "")
 
     def parse(self, value: Any) -> int | str:
-        """A number that is no boolean and not below the least."""
+        """A number that is no boolean and within the bounds."""
         if self.word is not None and value == self.word:
             return self.word
-        if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value < 10**18:
+        if isinstance(value, bool) or not isinstance(value, int) or not self.least <= value <= self.most:
             raise self.refuse(value)
         return value
 
@@ -141,9 +153,13 @@ class Size(Kind):
     unit = "bytes"
     python_type = int
 
-    def __init__(self, least: int) -> None:
+    def __init__(self, least: int, most: int | None = None) -> None:
         self.least = least
-        self.expected = 'a size such as 65536 or "16MiB"' + (f" of at least {least}" if least else "")
+        self.most = LARGEST_SIZE if most is None else most
+        if most is not None:
+            self.expected = f'a size from {least} to {most}, such as 65536 or "1MiB"'
+        else:
+            self.expected = 'a size such as 65536 or "16MiB"' + (f" of at least {least}" if least else "")
 
     def parse(self, value: Any) -> int:
         """Bytes, or text with a unit."""
@@ -151,7 +167,7 @@ class Size(Kind):
             size = parse_size(value)
         except ValueError:
             raise self.refuse(value) from None
-        if size < self.least:
+        if not self.least <= size <= self.most:
             raise self.refuse(value)
         return size
 
@@ -159,6 +175,25 @@ class Size(Kind):
         """With a unit where that is shorter."""
         text = render_size(value)
         return text if text.isdigit() else render_text(text)
+
+
+class Rate(Kind):
+    """Events in a time, kept as an `EventRate`."""
+
+    expected = 'a count in a time, such as "200/10s" or "50/500ms"'
+    metavar = "COUNT/DURATION"
+    python_type = EventRate
+
+    def parse(self, value: Any) -> EventRate:
+        """A text, or what was made of one."""
+        try:
+            return parse_rate(value)
+        except ValueError:
+            raise self.refuse(value) from None
+
+    def render(self, value: Any) -> str:
+        """A text."""
+        return render_text(render_rate(value))
 
 
 class Choice(Kind):

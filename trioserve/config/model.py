@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from .binds import Bind, TcpBind, parse_bind
 from .errors import ConfigError
 from .fields import Settings, binds, choice, count, duration, items, path, size, switch, text
+from .http2 import Http2Settings
 from .kinds import Text
 from .rules import (
     HeaderField,
@@ -28,6 +29,7 @@ __all__ = [
     "Config",
     "HeaderSettings",
     "Http1Settings",
+    "Http2Settings",
     "LifecycleSettings",
     "LimitSettings",
     "LoggingSettings",
@@ -288,6 +290,7 @@ class Config(Settings, frozen=True, kw_only=True):
     unix: UnixSocketSettings = UnixSocketSettings()
     tls: TlsSettings = TlsSettings()
     http1: Http1Settings = Http1Settings()
+    http2: Http2Settings = Http2Settings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
@@ -316,6 +319,8 @@ class Config(Settings, frozen=True, kw_only=True):
             raise self.refuse("app_dir", f"{self.app_dir} is not a directory")
         if self.insecure_bind and not self.tls.enabled:
             raise self.refuse("insecure_bind", "needs [tls] certificate; without TLS, bind is plain already")
+        if self.http2.h2c_upgrade and not self.proxy.trusted:
+            raise self.http2.refuse("h2c_upgrade", "has no effect while [proxy] trusted is empty")
         seen: set[Bind] = set()
         for key, wishes in (("bind", self.binds), ("insecure_bind", self.insecure_binds)):
             for wish in wishes:
@@ -332,6 +337,7 @@ GROUPS: dict[str, type[Settings]] = {
         UnixSocketSettings,
         TlsSettings,
         Http1Settings,
+        Http2Settings,
         TimeoutSettings,
         LimitSettings,
         LifecycleSettings,

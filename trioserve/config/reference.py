@@ -11,7 +11,7 @@ import textwrap
 from itertools import groupby
 from pathlib import Path
 
-from .kinds import Choice, Duration, Kind, ListOf, Size
+from .kinds import Choice, Duration, Kind, ListOf, Rate, Size
 from .model import GROUPS
 from .settings import Setting, settings
 
@@ -26,6 +26,8 @@ unknown key, a wrong type or an impossible combination is an error and nothing i
 
 * **Durations** are seconds (`30`, `0.25`) or texts (`"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"1d"`).
 * **Sizes** are bytes (`65536`) or texts (`"64KiB"`, `"16MiB"`, `"1GiB"`).
+* **Rates** are texts, a count and a duration (`"200/10s"`, `"50/500ms"`): so much may be spent at once, and it
+  comes back evenly over that time.
 * **Lists** are TOML arrays, or one text alone. A flag may be repeated; in flags and the environment, commas
   separate.
 * **Switches** are `true` or `false` in TOML, a flag with its `--no-` form, and `true`, `yes`, `on`, `1` or
@@ -36,7 +38,8 @@ unknown key, a wrong type or an impossible combination is an error and nothing i
 _FILE_INTRODUCTION = f"""\
 # Every setting of trioserve with its default.
 # {_GENERATED}
-# Durations are seconds or texts such as "250ms" "30s" "5m", sizes are bytes or texts such as "64KiB" "16MiB".
+# Durations are seconds or texts such as "250ms" "30s" "5m", sizes are bytes or texts such as "64KiB" "16MiB",
+# rates are a count and a duration such as "200/10s".
 # Relative paths are relative to the directory of the file.
 """
 
@@ -80,6 +83,8 @@ def _describe_kind(kind: Kind) -> str:
         return "(duration)"
     if isinstance(kind, Size):
         return "(size)"
+    if isinstance(kind, Rate):
+        return "(rate)"
     return "(list)" if isinstance(kind, ListOf) else ""
 
 

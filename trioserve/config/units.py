@@ -1,22 +1,32 @@
-"""Durations and sizes, from text and back.
+"""Durations, sizes and rates, from text and back.
 
 A duration is a number of seconds, or a text such as "250ms" "30s" "5m" "2h" "1d"; a size is a number of
-bytes, or a text such as "64KiB". Only binary size units exist, because "KB" means two things. Nothing is
-ever negative, infinite or not a number.
+bytes, or a text such as "64KiB"; a rate is a text such as "200/10s", so many events in so much time. Only
+binary size units exist, because "KB" means two things. Nothing is ever negative, infinite or not a number.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 _NUMBER_AND_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _WHOLE_AND_UNIT = re.compile(r"([0-9]+)([A-Za-z]*)")
 # Scales are exact divisors or multipliers, so that "250ms" is the float 0.25 and nothing near it.
 _MILLISECONDS = 1000
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 LARGEST_SIZE = (1 << 63) - 1
+_LARGEST_COUNT = 10**18 - 1
+
+
+class EventRate(NamedTuple):
+    """So many events in so many seconds."""
+
+    count: int  # type: ignore[assignment]  # nobody counts the items of a pair
+    seconds: float
 
 
 def parse_duration(value: object) -> float:
@@ -72,6 +82,25 @@ def parse_size(value: object) -> int:
     return value
 
 
+def parse_rate(value: object) -> EventRate:
+    """The rate that a text "COUNT/DURATION" or an `EventRate` means.
+
+    Raises:
+        ValueError: it is neither, the count is below one, or the duration is zero.
+    """
+    if isinstance(value, str):
+        count, slash, duration = value.partition("/")
+        if not slash or not _WHOLE_NUMBER.fullmatch(count):
+            raise ValueError("not a whole number, a slash and a duration")
+        value = EventRate(int(count), parse_duration(duration))
+    if not isinstance(value, EventRate) or isinstance(value.count, bool) or not isinstance(value.count, int):
+        raise ValueError("not a rate")
+    seconds = parse_duration(value.seconds)
+    if not 1 <= value.count <= _LARGEST_COUNT or seconds == 0:
+        raise ValueError("no events, too many, or no time")
+    return EventRate(value.count, seconds)
+
+
 def render_duration(seconds: float) -> str:
     """The shortest decimal number that reads back as the same seconds, without an exponent."""
     if seconds.is_integer():
@@ -86,3 +115,8 @@ def render_size(size: int) -> str:
         if size and size % _BYTES[unit] == 0:
             return f"{size // _BYTES[unit]}{unit}"
     return str(size)
+
+
+def render_rate(rate: EventRate) -> str:
+    """A text that reads back as the same rate."""
+    return f"{rate.count}/{render_duration(rate.seconds)}s"

@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
     from trioserve.asgi.background import Background
     from trioserve.asgi.types import Application
-    from trioserve.config import Config, Http1Settings, LifecycleSettings, LimitSettings, TimeoutSettings
+    from trioserve.config import (
+        Config,
+        Http1Settings,
+        Http2Settings,
+        LifecycleSettings,
+        LimitSettings,
+        TimeoutSettings,
+    )
     from trioserve.protocols.headers import ProxyRules
     from trioserve.protocols.http1.machine import Http1Machine
     from trioserve.server.date import ServerFields
@@ -54,6 +61,7 @@ class ConnectionSettings:
     """The groups of the configuration that connections use."""
 
     http1: Http1Settings
+    http2: Http2Settings
     timeouts: Timeouts
     limits: LimitSettings
     lifecycle: LifecycleSettings
@@ -67,6 +75,7 @@ class ConnectionSettings:
         limits = config.limits
         return cls(
             config.http1,
+            config.http2,
             Timeouts.of(config.timeouts),
             config.limits,
             config.lifecycle,
