@@ -20,25 +20,25 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.lowlevel
 
-from trioserve.asgi.channel import Peer
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
+from trioserve.server.ending import ANSWERS, Ending, Unreadable
+from trioserve.server.exchange_rules import apply_proxy_rules, judge_admission, record_exchange
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
 
 if TYPE_CHECKING:
     from trioserve.asgi.background import Background
-    from trioserve.asgi.types import Headers
+    from trioserve.asgi.channel import Peer
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport
 
@@ -50,41 +50,6 @@ OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
 FIRST_REQUEST_GRACE = 1.0
 """Seconds that a connection without a request is given when the server begins to finish."""
-
-
-class Ending(Enum):
-    """Why a connection's scope was cancelled: the status owed if no head was sent, and the outcome logged."""
-
-    IDLE = ("idle", 0, "complete")
-    HEAD_TIMEOUT = ("head timeout", 408, "timeout")
-    BODY_STALL = ("body stall", 408, "timeout")
-    WRITE_STALL = ("write stall", 0, "timeout")
-    REQUEST_TIMEOUT = ("request timeout", 503, "timeout")
-    DISCONNECTED = ("client left", 0, "disconnected")
-    SHUTDOWN = ("shutdown", 503, "cancelled")
-
-    def __init__(self, text: str, status: int, outcome: str) -> None:
-        self.text = text
-        self.status = status
-        self.outcome = outcome
-
-
-_ANSWERS: dict[int, str] = {
-    408: "The request took too long to arrive\n",
-    503: "The server could not finish this request in time\n",
-}
-
-
-class Unreadable:
-    """Stands for a request whose head could not be read, in the access log."""
-
-    method = "-"
-    target = b"-"
-    http_version = "1.1"
-    has_body = False
-
-    def __init__(self) -> None:
-        self.headers: Headers = []
 
 
 class Http1Connection(Http1Channel):
@@ -205,7 +170,7 @@ class Http1Connection(Http1Channel):
                     return
                 self.read_deadline = inf
                 exchange = self._begin_exchange(head)
-                refusal = self._refusal(head) if context.settings.refuses_requests else None
+                refusal = judge_admission(context, head) if context.settings.refuses_requests else None
                 if refusal is None:
                     counters.requests_running += 1
                     try:
@@ -217,6 +182,7 @@ class Http1Connection(Http1Channel):
                         counters.requests_running -= 1
                 else:
                     exchange.outcome = "refused"
+                    self._closing = self._closing or refusal[0] == 413  # its body is not waited for
                     await exchange.answer(*refusal)
                 # A cancellation does not come by here: what is owed then is the affair of `_answer_owed`.
                 if self.exchange is exchange:
@@ -270,7 +236,9 @@ class Http1Connection(Http1Channel):
         self._requests += 1
         if self._requests == self._last_request:
             self._closing = True
-        peer = self._apply_proxy_rules(head) if head.forwarded else self.peer
+        peer = self.peer
+        if head.forwarded:
+            peer = apply_proxy_rules(self.context, head, peer, trusted=self._trusted)
         now = self._now()
         exchange = self.exchange = HttpExchange(head, self, peer, now)
         self._cancel_on_disconnect = self._cancels
@@ -280,28 +248,6 @@ class Http1Connection(Http1Channel):
             self.peer_left(self.transport.broken)
         return exchange
 
-    def _apply_proxy_rules(self, head: RequestHead) -> Peer:
-        """Put what a trusted proxy says in the place of what we see."""
-        peer = self.peer
-        forwarded = self.context.proxies.apply(head.headers, peer.client, peer.scheme, trusted=self._trusted)
-        head.headers = forwarded.headers
-        if forwarded.host is not None:
-            head.host = forwarded.host
-        return Peer(forwarded.client, peer.server, forwarded.scheme, forwarded.root_path)
-
-    def _refusal(self, head: RequestHead) -> tuple[int, str, Headers] | None:
-        """Say what answers a request that does not reach the application: status, text, fields."""
-        settings = self.context.settings
-        limits = settings.limits
-        if settings.server_names and _host_name(head.host) not in settings.server_names:
-            return 421, "This server does not serve this host\n", []
-        if limits.body_size and head.content_length is not None and head.content_length > limits.body_size:
-            self._closing = True
-            return 413, "The request body is too large\n", []
-        if limits.requests and self.context.counters.requests_running >= limits.requests:
-            return 503, "The server is busy\n", [(b"retry-after", b"1")]
-        return None
-
     def _end_exchange(self, exchange: HttpExchange) -> None:
         """Count and log an exchange that is over, and forget it."""
         self.exchange = None
@@ -309,22 +255,13 @@ class Http1Connection(Http1Channel):
         if self._over is not None:
             self._over.set()
             self._over = None
-        context = self.context
-        counters = context.counters
-        counters.bytes_sent += exchange.body_bytes_sent
-        counters.bytes_received += exchange.bytes_received
-        counters.errors += exchange.crashed
-        if exchange.outcome != "complete":
-            counters.count_outcome(exchange.outcome)
-        if context.access_log is not None:
-            exchange.finished = self._now()
-            context.access_log.add(exchange)
+        record_exchange(self.context, exchange, self._now())
 
     # -- the end of the connection --------------------------------------------------------------------------------
 
     async def _refuse(self, error: RemoteProtocolError) -> None:
         """Answer a request whose head is malformed, and close."""
-        exchange = HttpExchange(Unreadable(), self, self.peer, self._now())
+        exchange = HttpExchange(Unreadable("1.1"), self, self.peer, self._now())
         exchange.outcome = "refused"
         self._closing = True
         self.read_deadline = inf
@@ -345,7 +282,7 @@ class Http1Connection(Http1Channel):
         if exchange is None:
             if ending is not Ending.HEAD_TIMEOUT:
                 return
-            exchange = HttpExchange(Unreadable(), self, self.peer, self._now())
+            exchange = HttpExchange(Unreadable("1.1"), self, self.peer, self._now())
         elif exchange.phase is COMPLETE and not exchange.cut:
             self._end_exchange(exchange)  # the response was out before the cancellation struck
             return
@@ -355,7 +292,7 @@ class Http1Connection(Http1Channel):
             try:
                 if owed and ending.status:
                     fields = [(b"retry-after", b"1")] if ending.status == 503 else []
-                    await exchange.answer(ending.status, _ANSWERS[ending.status], fields)
+                    await exchange.answer(ending.status, ANSWERS[ending.status], fields)
             finally:
                 self._end_exchange(exchange)
             if owed and ending.status:
@@ -505,9 +442,3 @@ class Http1Connection(Http1Channel):
         elif self.exchange is not None and self.exchange.phase is not COMPLETE:
             self._left_at = min(self._left_at, self._now())
             self._settle_exchange_deadline()
-
-
-def _host_name(host: bytes) -> bytes:
-    """The host of a Host field, in lower case and without its port."""
-    name, _, port = host.lower().rpartition(b":")
-    return name if port.isdigit() and name else host.lower()
