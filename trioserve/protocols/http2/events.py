@@ -97,8 +97,10 @@ class Signal(enum.Enum):
     """Events without content."""
 
     NEED_DATA = enum.auto()  # receive more bytes, then ask again
+    PONG = enum.auto()  # the peer has answered our PING
 
 
 NEED_DATA: Final = Signal.NEED_DATA
+PONG: Final = Signal.PONG
 
 Event = Http2Request | RefusedRequest | BodyChunk | StreamClosed | Signal

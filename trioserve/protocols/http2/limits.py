@@ -6,10 +6,10 @@ Plain numbers that the machine enforces; the settings of `[http2]` say where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 
-class Rate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rate:
     """So many events in so many seconds."""
 
     count: int

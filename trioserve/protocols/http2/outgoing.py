@@ -1,0 +1,271 @@
+"""What streams still have to send, and the order and the portions in which it leaves (RFC 9113 sections 5.2 and 6.9).
+
+`Outgoing` holds the content of responses until the peer's windows and the scheduler let it go; h2 turns it into
+frames and keeps the windows. Heads are never held back. Invariant: a stream is ready in the scheduler exactly while
+it has something to send that its own window lets go; the connection's window is looked at separately, because it
+holds back all streams alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from trioserve.protocols.http2.priorities import Dependency, Urgency
+from trioserve.protocols.http2.scheduler import DependencyScheduler, StreamScheduler, UrgencyScheduler
+
+if TYPE_CHECKING:
+    from h2.connection import H2Connection
+
+    from trioserve.protocols.http2.events import Headers
+
+LARGEST_FRAME: Final = 16384
+"""Bytes of content in one frame; a peer that allows more gets no more, so that urgent streams come in between."""
+FRAME_OVERHEAD: Final = 9
+
+
+class StreamState:
+    """What the machine knows of an open stream.
+
+    Attributes:
+        stream_id: its number.
+        request_ended: the peer has ended its side.
+        answered: we have ended our side.
+        owed: bytes of the request that its Content-Length still promises; None without one.
+        credit: bytes that the application took and the peer's window was not yet widened for.
+        unsent: bytes of the response that wait for the peer's windows.
+        ending: our side ends behind them: with these trailers, if any; None as long as it does not end.
+        urgency: what the request said of its priority; None for nothing.
+        filled: more was waiting than the high-water mark; whoever waits is told when that has changed.
+    """
+
+    __slots__ = (
+        *("answered", "credit", "ending", "filled", "owed", "pending", "request_ended", "scheduled"),
+        *("stream_id", "unsent", "urgency"),
+    )
+
+    def __init__(self, stream_id: int, request_ended: bool) -> None:
+        self.stream_id = stream_id
+        self.request_ended = request_ended
+        self.owed: int | None = None
+        self.urgency: Urgency | None = None
+        self.credit = 0
+        self.answered = False
+        self.pending: deque[bytes | memoryview] = deque()
+        self.unsent = 0
+        self.ending: Headers | None = None
+        self.filled = False
+        self.scheduled = False  # the scheduler knows it
+
+
+class Outgoing:
+    """The responses of one connection on their way out.
+
+    Args:
+        connection: turns content into frames.
+        streams: the open streams by number; owned by the machine.
+        high_water: bytes of one response above which its application has to wait.
+
+    Attributes:
+        drained: streams that were filled and no longer are, or ended, since somebody last emptied the list.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_high_water",
+        "_scheduler",
+        "_streams",
+        "_tree_refused",
+        "drained",
+        "frames_sent",
+    )
+
+    def __init__(self, connection: H2Connection, streams: dict[int, StreamState], high_water: int) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._high_water = high_water
+        self._scheduler: StreamScheduler = UrgencyScheduler()
+        self._tree_refused = False
+        self.drained: list[int] = []
+        self.frames_sent = 0
+
+    # -- priorities -----------------------------------------------------------------------------------------------
+
+    def refuse_tree(self) -> None:
+        """Go by RFC 9218 for good: the peer has used it, or said that it does not use RFC 7540's tree."""
+        if not self._tree_refused:
+            self._tree_refused = True
+            if not isinstance(self._scheduler, UrgencyScheduler):
+                self._change_scheduler(UrgencyScheduler())
+
+    def reprioritise(self, stream: StreamState, signal: Urgency | Dependency) -> None:
+        """Take a priority signal; the first one of RFC 7540 makes its tree decide, if nothing speaks against it."""
+        if isinstance(signal, Dependency):
+            if self._tree_refused:
+                return
+            if not isinstance(self._scheduler, DependencyScheduler):
+                self._change_scheduler(DependencyScheduler())
+        self._introduce(stream)
+        self._scheduler.reprioritise(stream.stream_id, signal)
+
+    def _change_scheduler(self, scheduler: StreamScheduler) -> None:
+        for stream_id, ready in self._scheduler.streams():
+            scheduler.open(stream_id)
+            if ready:
+                scheduler.unblock(stream_id)
+        self._scheduler = scheduler
+
+    def _introduce(self, stream: StreamState) -> None:
+        if not stream.scheduled:
+            stream.scheduled = True
+            self._scheduler.open(stream.stream_id)
+
+    # -- filling --------------------------------------------------------------------------------------------------
+
+    def add(self, stream: StreamState, data: bytes | memoryview, ending: Headers | None) -> bool:
+        """Take a piece of content, and the end when `ending` is not None; False when the caller should wait.
+
+        That is while more than the high-water mark is waiting, and behind the end, while anything is.
+        """
+        size = len(data)
+        if (
+            not stream.unsent
+            and size <= LARGEST_FRAME
+            and not ending
+            and not self._scheduler.ready
+            and size <= self._connection.local_flow_control_window(stream.stream_id)
+            and size <= self._connection.max_outbound_frame_size
+        ):
+            # Nobody is waiting: the usual way of a small answer.
+            if size or ending is not None:
+                self._send_frame(stream, data, ending is not None)
+            return True
+        if size:
+            stream.pending.append(data)
+            stream.unsent += size
+        if ending is not None:
+            stream.ending = ending
+        if stream.unsent:
+            self._introduce(stream)
+            self._scheduler.unblock(stream.stream_id)
+        else:
+            self._end(stream)
+        stream.filled = stream.unsent > (self._high_water if ending is None else 0)
+        return not stream.filled
+
+    def drop(self, stream: StreamState) -> None:
+        """Forget a stream with all that it still has to send."""
+        stream.pending.clear()
+        stream.unsent = 0
+        stream.ending = None
+        stream.answered = True
+        if stream.filled:
+            stream.filled = False
+            self.drained.append(stream.stream_id)
+        if stream.scheduled:
+            stream.scheduled = False
+            self._scheduler.close(stream.stream_id)
+
+    def widen(self, stream: StreamState) -> None:
+        """Look at a stream again, whose window was widened."""
+        if stream.unsent:
+            self._scheduler.unblock(stream.stream_id)
+
+    def is_stalled(self, stream_id: int) -> bool:
+        """Whether the peer's windows hold a stream back that has something to send."""
+        stream = self._streams.get(stream_id)
+        return (
+            stream is not None
+            and stream.unsent > 0
+            and self._connection.local_flow_control_window(stream_id) <= 0
+        )
+
+    def widen_all(self) -> None:
+        """Look at all streams again."""
+        for stream in self._streams.values():
+            self.widen(stream)
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Some stream has something to send, and the windows let it."""
+        return self._scheduler.ready and self._connection.outbound_flow_control_window > 0
+
+    def fill(self, budget: int) -> list[StreamState]:
+        """Make frames of about `budget` bytes, the most important streams first; return streams that ended."""
+        connection, scheduler = self._connection, self._scheduler
+        ended: list[StreamState] = []
+        while budget > 0 and connection.outbound_flow_control_window > 0:
+            stream_id = scheduler.next()
+            if stream_id is None:
+                break
+            stream = self._streams[stream_id]
+            room = min(
+                connection.local_flow_control_window(stream_id),
+                connection.max_outbound_frame_size,
+                LARGEST_FRAME,
+            )
+            if room <= 0:
+                scheduler.block(stream_id)
+                continue
+            data = _take(stream.pending, room)
+            size = len(data)
+            stream.unsent -= size
+            budget -= size + FRAME_OVERHEAD
+            if stream.filled and stream.unsent <= (self._high_water if stream.ending is None else 0):
+                stream.filled = False
+                self.drained.append(stream_id)
+            if not stream.unsent:
+                scheduler.block(stream_id)
+            ends = not stream.unsent and stream.ending is not None and not stream.ending
+            self._send_frame(stream, data, ends)
+            if not stream.unsent and stream.ending:
+                self._end(stream)
+            if stream.answered:
+                ended.append(stream)
+        return ended
+
+    def _end(self, stream: StreamState) -> None:
+        """End our side behind the content: with trailers, or with an empty frame."""
+        if stream.ending:
+            stream.answered = True
+            self._connection.send_headers(stream.stream_id, stream.ending, end_stream=True)
+            self._leave(stream)
+        elif stream.ending is not None:
+            self._send_frame(stream, b"", True)
+
+    def _send_frame(self, stream: StreamState, data: bytes | memoryview, end: bool) -> None:
+        self.frames_sent += 1
+        self._connection.send_data(stream.stream_id, data, end)
+        if end:
+            stream.answered = True
+            self._leave(stream)
+
+    def _leave(self, stream: StreamState) -> None:
+        if stream.scheduled:
+            stream.scheduled = False
+            self._scheduler.close(stream.stream_id)
+
+
+def _take(pending: deque[bytes | memoryview], room: int) -> bytes | memoryview:
+    """Take up to `room` bytes from the front; small pieces are joined."""
+    first = pending.popleft()
+    size = len(first)
+    if size > room:
+        view = memoryview(first)
+        pending.appendleft(view[room:])
+        return view[:room]
+    if size == room or not pending:
+        return first
+    pieces: list[bytes | memoryview] = [first]
+    room -= size
+    while pending and room:
+        piece = pending.popleft()
+        if len(piece) > room:
+            view = memoryview(piece)
+            pending.appendleft(view[room:])
+            piece = view[:room]
+        pieces.append(piece)
+        room -= len(piece)
+    return b"".join(pieces)

@@ -1,0 +1,557 @@
+"""The receiving half of the HTTP/2 machine: frames in, events out, and the right error for every mistake.
+
+h2 keeps the states of streams and windows, but answers many mistakes on one stream by ending the connection. So each
+frame comes by here first, alone: what RFC 9113 lets us treat as an error of one stream is, and what h2 would not
+notice is found. Budgets bound what a peer can make us do for nothing. Not here: sending (`machine.py`, `outgoing.py`),
+the form of frames (`frame_gate.py`), what is in a head (`request_policy.py`).
+
+Invariants: nothing but `RemoteProtocolError` leaves `receive_data` and `next_event`, and after it nothing more is read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, PriorityUpdated, RequestReceived, StreamReset, TrailersReceived
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+from hyperframe.frame import GoAwayFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+
+from trioserve.protocols.errors import RemoteProtocolError
+from trioserve.protocols.http2 import frame_gate as wire
+from trioserve.protocols.http2.budget import Budget
+from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, RefusedRequest, StreamClosed
+from trioserve.protocols.http2.field_codec import FieldDecoder, FieldEncoder
+from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
+from trioserve.protocols.http2.outgoing import Outgoing, StreamState
+from trioserve.protocols.http2.priorities import Dependency, Urgency, parse_priority, parse_priority_update
+from trioserve.protocols.http2.request_policy import MalformedRequest, judge_request, judge_trailers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from h2.events import Event as H2Event
+
+    from trioserve.protocols.http2.limits import Http2Limits
+
+UNLIMITED: Final = 2**31 - 1
+FREE_WINDOW_UPDATES: Final = 2
+"""WINDOW_UPDATE frames that a peer may send for each DATA frame of ours before they count as control frames."""
+HELD_WINDOWS: Final = 4
+"""Connection windows of unread bodies that are held before the connection as a whole is made to wait."""
+REMEMBERED_RESETS: Final = 1024
+"""Streams that were reset of which frames may still come."""
+SETTINGS_PER_FRAME: Final = 32
+"""Settings that count as one control frame."""
+DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
+
+_NO_RFC7540_PRIORITIES: Final = 9  # RFC 9218 section 2.1
+_KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))  # others could be any number of numbers
+_SETTING_SIZE: Final = 6
+
+
+class Http2Receiver:
+    """What the peer sends on one connection.
+
+    Args:
+        limits: what the connection may cost.
+
+    Attributes:
+        failed: the connection has ended with an error; only what is queued may still be sent.
+        peer_leaving: the peer has sent GOAWAY and opens no more streams.
+    """
+
+    __slots__ = (
+        *("_block", "_conn", "_control", "_decoder", "_dispatch", "_early", "_error", "_events"),
+        *("_free_updates", "_gate", "_goaway", "_held", "_highest", "_ignored", "_limits", "_now", "_out"),
+        *("_outgoing", "_ping", "_pushed", "_reset_by_peer", "_reset_by_us", "_resets", "_returned", "_streams"),
+        *("failed", "peer_leaving"),
+    )
+
+    def __init__(self, limits: Http2Limits) -> None:
+        self._limits = limits
+        self._gate = FrameGate(limits.max_frame_size, limits.max_head_size)
+        self._streams: dict[int, StreamState] = {}
+        self._decoder = FieldDecoder()
+        # A head above the limit is answered; one above twice the limit is not even decoded.
+        self._decoder.max_header_list_size = 2 * limits.max_head_size
+        self._conn = _build_connection(limits, self._decoder)
+        self._outgoing = Outgoing(self._conn, self._streams, limits.send_buffer)
+        self._resets = Budget(limits.resets)
+        self._control = Budget(limits.control_frames)
+        self._events: deque[Event] = deque()
+        self._out = bytearray()  # frames that are not h2's
+        self._now = 0.0
+        self._error: RemoteProtocolError | None = None
+        self._highest = 0  # the highest stream that the peer has opened
+        self._goaway: int | None = None  # the last stream that we promised to answer, once promised
+        self._block = (
+            0,
+            wire.NO_ERROR,
+        )  # the stream whose field block comes, and what is wrong with it already
+        self._free_updates = 0
+        self._held = 0  # bytes of bodies that were not acknowledged
+        self._returned = 0  # bytes by which the connection's window has yet to be widened
+        self._ignored = 0  # the same, of frames that h2 never saw
+        self._reset_by_us: dict[int, None] = {}  # frames that were under way are expected on these
+        self._reset_by_peer: dict[int, None] = {}
+        self._early: dict[int, Urgency] = {}  # for streams that are not open yet (RFC 9218 section 7.1)
+        self._pushed = 0  # open streams that are ours
+        self._ping: bytes | None = None  # what we have sent and the peer has not answered
+        self.failed = False
+        self.peer_leaving = False
+        self._dispatch: dict[int, Callable[[RawFrame], None]] = {
+            wire.DATA: self._receive_body,
+            wire.HEADERS: self._receive_head,
+            wire.CONTINUATION: self._receive_block,
+            wire.PRIORITY: self._receive_dependency,
+            wire.RST_STREAM: self._receive_reset,
+            wire.SETTINGS: self._receive_settings,
+            wire.PING: self._receive_ping,
+            wire.GOAWAY: self._receive_goaway,
+            wire.WINDOW_UPDATE: self._receive_window_update,
+            wire.PRIORITY_UPDATE: self._receive_priority_update,
+        }
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Add bytes from the peer.
+
+        Args:
+            data: what was read; it is held until `next_event` has got through it, so the caller bounds it.
+            now: the time in seconds, on a clock that never goes back.
+        """
+        self._now = now
+        self._gate.receive_data(data)
+
+    def next_event(self) -> Event:
+        """Return what the bytes so far amount to.
+
+        Raises:
+            RemoteProtocolError: the connection has to end, and GOAWAY is ready to be sent.
+        """
+        if self._error is not None:
+            raise self._error
+        events = self._events
+        try:
+            while not events:
+                frame = self._gate.next_frame()
+                if frame is None:
+                    return NEED_DATA
+                receive = self._dispatch.get(frame.kind)
+                if receive is not None:
+                    receive(frame)
+                else:  # RFC 9113 section 5.5: ignored
+                    self._spend_control()
+        except ConnectionFault as fault:
+            raise self._fail(fault.code, str(fault)) from None
+        except ProtocolError as error:
+            code = int(error.error_code)
+            if isinstance(error.__cause__, OversizedHeaderListError):
+                code = wire.ENHANCE_YOUR_CALM
+            elif isinstance(error.__cause__, HPACKError):
+                code = wire.COMPRESSION_ERROR
+            raise self._fail(code, "a frame broke the protocol") from error
+        return events.popleft()
+
+    @property
+    def begun(self) -> bool:
+        """The peer's preface is complete."""
+        return self._gate.begun
+
+    @property
+    def frame_in_progress(self) -> bool:
+        """The peer has begun a preface, a frame or a field block and not completed it."""
+        return self._gate.in_progress
+
+    @property
+    def block_in_progress(self) -> bool:
+        """The peer has begun a field block and not completed it: nothing else can come on the connection."""
+        return self._gate.block_in_progress
+
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Widen the peer's windows: the application took `size` bytes of a body, or nobody will."""
+        self._held -= size
+        self._return_credit(0)
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.request_ended:
+            stream.credit += size
+            if stream.credit >= self._limits.window // 2:
+                self._conn.increment_flow_control_window(stream.credit, stream_id)
+                stream.credit = 0
+
+    # -- errors and budgets ---------------------------------------------------------------------------------------
+
+    def _fail(self, code: int, reason: str) -> RemoteProtocolError:
+        """End the connection with GOAWAY (RFC 9113 section 5.4.1); what h2 has queued is dropped."""
+        if self._error is None:
+            self._error = RemoteProtocolError(reason)
+            self.failed = True
+            self._conn.clear_outbound_data_buffer()
+            self._out += GoAwayFrame(0, self._highest, int(code), additional_data=reason.encode()).serialize()
+            self._streams.clear()
+            self._events.clear()
+        return self._error
+
+    def _spend_control(self, amount: int = 1) -> None:
+        if not self._control.spend(self._now, amount):
+            raise ConnectionFault(wire.ENHANCE_YOUR_CALM, "too many control frames")
+
+    def _spend_reset(self) -> None:
+        if not self._resets.spend(self._now):
+            raise ConnectionFault(wire.ENHANCE_YOUR_CALM, "too many streams were reset")
+
+    def _reset_for(self, stream: StreamState, code: int, *, known: bool = True) -> None:
+        """Answer the peer's mistake on a stream by resetting it; `known` if an event has told of the stream."""
+        self.reset_stream(stream.stream_id, code)
+        if known:
+            self._events.append(StreamClosed(stream.stream_id, code, False))
+        self._spend_reset()
+
+    def reset_stream(self, stream_id: int, code: int = wire.NO_ERROR) -> None:
+        """Reset a stream (RFC 9113 section 5.4.2), and drop what waits on it; nothing happens on a closed one."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._forget(stream, self._reset_by_us)
+            self._conn.reset_stream(stream_id, code)
+
+    def _forget(self, stream: StreamState, resets: dict[int, None]) -> None:
+        """Close a stream that was reset, and remember by whom."""
+        stream_id = stream.stream_id
+        del self._streams[stream_id]
+        self._outgoing.drop(stream)
+        if stream_id % 2 == 0:
+            self._pushed -= 1
+        if len(resets) >= REMEMBERED_RESETS:
+            del resets[next(iter(resets))]
+        resets[stream_id] = None
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether a stream was never opened (RFC 9113 section 5.1.1)."""
+        if stream_id % 2:
+            return stream_id > self._highest
+        return stream_id > self._conn.highest_outbound_stream_id
+
+    def _refuse_idle(self, stream_id: int) -> None:
+        if self._is_idle(stream_id):
+            raise ConnectionFault(wire.PROTOCOL_ERROR, "a frame came on an idle stream")
+
+    # -- heads ----------------------------------------------------------------------------------------------------
+
+    def _receive_head(self, frame: RawFrame) -> None:
+        """HEADERS: a request or trailers (RFC 9113 section 6.2). Any of them has to be decoded, for HPACK's sake."""
+        stream_id, raw = frame.stream_id, frame.raw
+        fault = wire.NO_ERROR
+        if frame.flags & wire.HAS_PRIORITY:
+            start = wire.HEADER_SIZE + (1 if frame.flags & wire.PADDED else 0)
+            if int.from_bytes(raw[start : start + 4], "big") & 0x7FFFFFFF == stream_id:
+                fault = wire.PROTOCOL_ERROR  # RFC 7540 section 5.3.1; h2 would end the connection
+                raw = raw[:start] + bytes(4) + raw[start + 4 :]
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            if not stream.request_ended and not frame.flags & wire.END_STREAM:
+                fault = wire.PROTOCOL_ERROR  # trailers that do not end the request (RFC 9113 section 8.1)
+                raw = raw[:4] + bytes((frame.flags | wire.END_STREAM,)) + raw[5:]
+        elif stream_id > self._highest and stream_id % 2:
+            self._highest = stream_id
+        self._block = (stream_id, fault)
+        self._feed_block(frame.flags, raw)
+
+    def _receive_block(self, frame: RawFrame) -> None:
+        """CONTINUATION (RFC 9113 section 6.10)."""
+        self._feed_block(frame.flags, frame.raw)
+
+    def _feed_block(self, flags: int, raw: bytes) -> None:
+        events = self._conn.receive_data(raw)
+        if not flags & wire.END_HEADERS:
+            return
+        stream_id, fault = self._block
+        for event in events:
+            kind = type(event)
+            if kind is RequestReceived:
+                self._open_stream(stream_id, event.stream_ended is not None, fault)  # type: ignore[attr-defined]
+            elif kind is TrailersReceived:
+                self._end_with_trailers(self._streams[stream_id], fault)
+            elif kind is PriorityUpdated:
+                self._prefer(stream_id, _dependency(event))
+            elif kind is StreamReset:
+                self._closed_by_h2(event)
+
+    def _open_stream(self, stream_id: int, ended: bool, fault: int) -> None:
+        """Judge a request, and report it or refuse it."""
+        stream = self._streams[stream_id] = StreamState(stream_id, ended)
+        early = self._early.pop(stream_id, None)
+        promised = self._goaway
+        if len(self._streams) - self._pushed > self._limits.max_concurrent_streams or (
+            promised is not None and stream_id > promised
+        ):  # RFC 9113 sections 5.1.2 and 6.8: the peer may try again
+            self._reset_for(stream, wire.REFUSED_STREAM, known=False)
+            return
+        if fault:
+            self._reset_for(stream, fault, known=False)
+            return
+        fields, size = self._decoder.fields, self._decoder.size
+        try:
+            request = judge_request(stream_id, fields, ended, self._limits, size)
+        except MalformedRequest:
+            self._reset_for(stream, wire.PROTOCOL_ERROR, known=False)
+            return
+        except RemoteProtocolError as error:
+            self._events.append(RefusedRequest(stream_id, error.status_hint, str(error)))
+            return
+        if not ended:
+            stream.owed = request.content_length
+        priority = [value for name, value in request.headers if name == b"priority"]
+        if priority:
+            self._outgoing.refuse_tree()
+            stream.urgency = parse_priority(b", ".join(priority))
+        if early is not None:
+            stream.urgency = early  # RFC 9218 section 7: a frame overrides the field
+        if stream.urgency is not None:
+            self._outgoing.reprioritise(stream, stream.urgency)
+        self._events.append(request)
+
+    def _end_with_trailers(self, stream: StreamState, fault: int) -> None:
+        stream.request_ended = True
+        try:
+            trailers = judge_trailers(self._decoder.fields)
+        except MalformedRequest:
+            fault = wire.PROTOCOL_ERROR
+        if fault or stream.owed:  # RFC 9113 section 8.1.1
+            self._reset_for(stream, fault or wire.PROTOCOL_ERROR)
+            return
+        self._events.append(BodyChunk(stream.stream_id, b"", True, trailers))
+        if stream.answered:
+            del self._streams[stream.stream_id]
+
+    def _closed_by_h2(self, event: H2Event) -> None:
+        """Take note that h2 itself has reset a stream for the peer's mistake."""
+        assert isinstance(event, StreamReset)
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            self._forget(stream, self._reset_by_us)
+            self._events.append(StreamClosed(event.stream_id, int(event.error_code or 0), False))
+        self._spend_reset()
+
+    # -- bodies ---------------------------------------------------------------------------------------------------
+
+    def _receive_body(self, frame: RawFrame) -> None:
+        """DATA (RFC 9113 section 6.1)."""
+        stream_id = frame.stream_id
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._receive_late_body(frame)
+            return
+        event = self._conn.receive_data(frame.raw)[0]
+        if type(event) is not DataReceived:  # the request had ended
+            self._closed_by_h2(event)
+            return
+        data = event.data or b""
+        size, ended = len(data), event.stream_ended is not None
+        padding = (event.flow_controlled_length or 0) - size
+        if not size and not ended:
+            self._spend_control()
+        self._return_credit(size + padding)
+        stream.credit += padding
+        if ended:
+            stream.request_ended = True
+        if stream.owed is not None:
+            stream.owed -= size
+            if stream.owed < 0 or (ended and stream.owed):  # RFC 9113 section 8.1.1
+                self._reset_for(stream, wire.PROTOCOL_ERROR)
+                return
+        if size or ended:
+            self._held += size
+            self._events.append(BodyChunk(stream_id, data, ended, []))
+        if ended and stream.answered:
+            del self._streams[stream_id]
+
+    def _receive_late_body(self, frame: RawFrame) -> None:
+        """DATA on a stream that is not open: what was under way when we reset it is no mistake."""
+        stream_id, size = frame.stream_id, len(frame.raw) - wire.HEADER_SIZE
+        self._refuse_idle(stream_id)
+        if stream_id in self._reset_by_us:
+            if not size:
+                self._spend_control()
+            self._ignored += size
+            if self._ignored > self._conn.inbound_flow_control_window:
+                raise ConnectionFault(wire.FLOW_CONTROL_ERROR, "the connection's window was overrun")
+            if self._ignored >= self._limits.connection_window // 2:
+                self._out += WindowUpdateFrame(0, self._ignored).serialize()
+                self._ignored = 0
+        elif stream_id in self._reset_by_peer:
+            self._conn.receive_data(frame.raw)  # answers STREAM_CLOSED
+            self._spend_reset()
+        else:
+            raise ConnectionFault(wire.STREAM_CLOSED, "content came after the end of its stream")
+
+    def _return_credit(self, size: int) -> None:
+        """Widen the connection's window as content comes, unless too much is held already.
+
+        The windows of the streams bound what each holds; waiting for the slowest application before the
+        connection's is widened would let one unread upload stall all other streams.
+        """
+        self._returned += size
+        window = self._limits.connection_window
+        if self._returned >= window // 2 and self._held <= HELD_WINDOWS * window:
+            self._conn.increment_flow_control_window(self._returned)
+            self._returned = 0
+
+    # -- other frames ---------------------------------------------------------------------------------------------
+
+    def _receive_reset(self, frame: RawFrame) -> None:
+        """RST_STREAM (RFC 9113 section 6.4)."""
+        self._refuse_idle(frame.stream_id)
+        stream = self._streams.get(frame.stream_id)
+        if stream is None:
+            self._spend_control()
+            return
+        self._conn.receive_data(frame.raw)
+        self._forget(stream, self._reset_by_peer)
+        code = int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big")
+        self._events.append(StreamClosed(frame.stream_id, code, True))
+        self._spend_reset()
+
+    def _receive_settings(self, frame: RawFrame) -> None:
+        """SETTINGS (RFC 9113 section 6.5); h2 applies and acknowledges them."""
+        if frame.flags & wire.ACK:
+            self._spend_control()
+            return
+        payload = frame.raw[wire.HEADER_SIZE :]
+        self._spend_control(1 + len(payload) // (_SETTING_SIZE * SETTINGS_PER_FRAME))
+        known = self._known_settings(payload)
+        self._conn.receive_data(SettingsFrame(0, known).serialize())
+        if SettingCodes.INITIAL_WINDOW_SIZE in known:
+            self._outgoing.widen_all()
+
+    def _known_settings(self, payload: bytes) -> dict[int, int]:
+        """The settings that mean something to h2; the last value of each counts."""
+        known: dict[int, int] = {}
+        for start in range(0, len(payload), _SETTING_SIZE):
+            code = int.from_bytes(payload[start : start + 2], "big")
+            value = int.from_bytes(payload[start + 2 : start + 6], "big")
+            if code in _KNOWN_SETTINGS:
+                known[code] = value
+            elif code == _NO_RFC7540_PRIORITIES:
+                if value > 1:
+                    raise ConnectionFault(wire.PROTOCOL_ERROR, "a setting has an illegal value")
+                if value:
+                    self._outgoing.refuse_tree()
+        return known
+
+    def _receive_ping(self, frame: RawFrame) -> None:
+        """PING (RFC 9113 section 6.7)."""
+        data = frame.raw[wire.HEADER_SIZE :]
+        if frame.flags & wire.ACK and data == self._ping:
+            self._ping = None
+            self._events.append(PONG)
+            return
+        self._spend_control()
+        if not frame.flags & wire.ACK:
+            self._out += PingFrame(0, data, flags=("ACK",)).serialize()
+
+    def _receive_goaway(self, frame: RawFrame) -> None:  # noqa: ARG002 - h2 would refuse all that follows it
+        """GOAWAY (RFC 9113 section 6.8): what is open goes on."""
+        self._spend_control()
+        self.peer_leaving = True
+
+    def _receive_window_update(self, frame: RawFrame) -> None:
+        """WINDOW_UPDATE (RFC 9113 section 6.9)."""
+        stream_id = frame.stream_id
+        if self._free_updates:
+            self._free_updates -= 1
+        else:
+            self._spend_control()
+        empty = not int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big") & 0x7FFFFFFF
+        if stream_id == 0:
+            if empty:
+                raise ConnectionFault(wire.PROTOCOL_ERROR, "a window update of nothing")
+            self._conn.receive_data(frame.raw)
+            return
+        self._refuse_idle(stream_id)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if empty:
+            self._reset_for(stream, wire.PROTOCOL_ERROR)
+            return
+        for event in self._conn.receive_data(frame.raw):
+            if isinstance(event, StreamReset):  # the window grew too large
+                self._closed_by_h2(event)
+                return
+        self._outgoing.widen(stream)
+
+    def _receive_dependency(self, frame: RawFrame) -> None:
+        """PRIORITY (RFC 7540 section 6.3), which may come in any state of a stream, and costs."""
+        self._spend_control()
+        stream_id, payload = frame.stream_id, frame.raw[wire.HEADER_SIZE :]
+        code = wire.NO_ERROR
+        if len(payload) != 5:
+            code = wire.FRAME_SIZE_ERROR
+        elif int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
+            code = wire.PROTOCOL_ERROR
+        stream = self._streams.get(stream_id)
+        if code and stream is not None:
+            self._reset_for(stream, code)
+        elif code and self._is_idle(stream_id):  # which cannot be reset
+            raise ConnectionFault(code, "malformed PRIORITY")
+        elif not code:
+            parent = int.from_bytes(payload[:4], "big")
+            self._prefer(stream_id, Dependency(parent & 0x7FFFFFFF, payload[4] + 1, parent > 0x7FFFFFFF))
+
+    def _receive_priority_update(self, frame: RawFrame) -> None:
+        """PRIORITY_UPDATE (RFC 9218 section 7.1)."""
+        self._spend_control()
+        self._outgoing.refuse_tree()
+        stream_id, urgency = parse_priority_update(frame.raw[wire.HEADER_SIZE :])
+        if stream_id == 0 or (stream_id % 2 == 0 and self._is_idle(stream_id)):
+            raise ConnectionFault(wire.PROTOCOL_ERROR, "PRIORITY_UPDATE for no stream")
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.urgency = urgency
+            self._outgoing.reprioritise(stream, urgency)
+        elif self._is_idle(stream_id) and len(self._early) < self._limits.max_concurrent_streams:
+            self._early[stream_id] = urgency
+
+    def _prefer(self, stream_id: int, dependency: Dependency) -> None:
+        """Take a signal of RFC 7540; on streams that are not open it is of no effect."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._outgoing.reprioritise(stream, dependency)
+
+
+def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> H2Connection:
+    """h2 with its checks of fields off, which `request_policy` and `response_framing` do better and faster."""
+    conn = H2Connection(
+        H2Configuration(
+            client_side=False,
+            header_encoding=None,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+    )
+    conn.local_settings = Settings(
+        client=False,
+        initial_values={
+            SettingCodes.MAX_CONCURRENT_STREAMS: UNLIMITED,  # h2 would end the connection; we refuse the stream
+            SettingCodes.INITIAL_WINDOW_SIZE: limits.window,
+            SettingCodes.MAX_FRAME_SIZE: limits.max_frame_size,
+            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_head_size,
+            SettingCodes.ENABLE_CONNECT_PROTOCOL: int(limits.extended_connect),
+        },
+    )
+    conn.max_inbound_frame_size = limits.max_frame_size
+    conn.decoder = decoder
+    conn.encoder = FieldEncoder()
+    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
+    return conn
+
+
+def _dependency(event: H2Event) -> Dependency:
+    assert isinstance(event, PriorityUpdated)
+    return Dependency(event.depends_on or 0, event.weight or 16, bool(event.exclusive))
