@@ -40,6 +40,37 @@ class TestServerFields:
         now += 0.001
         assert fields.current().date == b"date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
 
+    def test_all_of_them_as_fields(self, monkeypatch):
+        monkeypatch.setattr(date.time, "time", lambda: 784111777.5)
+        fields = ServerFields(b"name", True, [(b"X-A", b"1"), (b"x-b", b" 2\t")]).current_fields()
+        assert fields.date == ((b"date", b"Sun, 06 Nov 1994 08:49:37 GMT"),)
+        assert fields.server == ((b"server", b"name"),)
+        assert fields.extra == ((b"x-a", b"1"), (b"x-b", b"2"))
+        assert fields.all == fields.date + fields.server + fields.extra
+
+    def test_none_as_fields(self):
+        assert ServerFields(None, False, []).current_fields().all == ()
+
+    @pytest.mark.parametrize("name", [b"Connection", b"keep-alive", b"transfer-encoding", b"Upgrade"])
+    def test_connection_specific_ones_are_lines_only(self, name):
+        fields = ServerFields(None, False, [(name, b"x")])
+        assert fields.current().extra == name + b": x\r\n"
+        assert fields.current_fields().extra == ()
+
+    @pytest.mark.parametrize("first", ["current", "current_fields"])
+    def test_lines_and_fields_name_the_same_second(self, monkeypatch, first):
+        now = 784111777.0
+        monkeypatch.setattr(date.time, "time", lambda: now)
+        fields = ServerFields(None, True, [])
+        getattr(fields, first)()
+        rendered = fields.current_fields()
+        now += 0.999
+        assert fields.current_fields() is rendered
+        now += 0.001
+        getattr(fields, first)()
+        assert fields.current().date == b"date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
+        assert fields.current_fields().date == ((b"date", b"Sun, 06 Nov 1994 08:49:38 GMT"),)
+
     def test_the_date_is_the_present(self):
         text = ServerFields(None, True, []).current().date
         value = re.fullmatch(rb"date: (.*)\r\n", text)[1].decode()
