@@ -16,7 +16,10 @@ from hpack import (
     NeverIndexedHeaderTuple,
     OversizedHeaderListError,
 )
-from hypothesis import given, settings
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioserve.protocols.http2 import field_codec
@@ -246,7 +249,7 @@ def test_decoder_reads_long_values():
     decoder = FieldDecoder(1 << 20)
     for size in (126, 127, 128, 254, 255, 16384, 70000):
         fields = [(b"x", b"\x00" * size), (b"y" * size, b"")]
-        for huffman in (False, True):
+        for huffman in (False, size < 20000):  # hpack's code takes quadratic time
             assert decoded(decoder, Encoder().encode(fields, huffman=huffman)) == fields
 
 
@@ -282,6 +285,39 @@ def test_decoder_remembers_a_bounded_number_of_blocks():
         assert decoder._memo_size == sum(size for _, size in decoder._memo.values())
     assert 1 < most <= field_codec.MEMO_BLOCKS
     assert largest <= field_codec.MEMO_SIZE
+
+
+huffman_codes = st.lists(st.sampled_from(range(256)), max_size=12).map(lambda text: _huffman(bytes(text)))
+
+
+@given(st.binary(max_size=12) | huffman_codes | st.tuples(huffman_codes, st.binary(max_size=5)).map(b"".join))
+@example(b"")
+@example(b"\xff")  # padding of eight bits
+@example(b"\x18\xc6\x31\x8c\x63\xff")
+@example(b"\xff\xff\xff\xff")  # EOS
+@example(b"\xff\xff\xff\xfc\x1f")  # EOS and more
+@example(b"\x18\xc0")  # padding that is not of ones
+@settings(max_examples=500, deadline=None)
+def test_huffman_code_is_read_as_hpack_reads_it(code):
+    try:
+        expected = decode_huffman(code)
+    except HPACKDecodingError:
+        with pytest.raises(HPACKDecodingError):
+            field_codec._decode_huffman(code)
+    else:
+        assert field_codec._decode_huffman(code) == expected
+
+
+def test_huffman_code_of_every_pair_of_bytes_is_read():
+    field_codec._steps.clear()
+    for byte in range(256):
+        text = bytes(value for other in range(256) for value in (byte, other))
+        assert field_codec._decode_huffman(_huffman(text)) == text
+        assert len(field_codec._steps) <= field_codec.MEMO_STEPS
+
+
+def _huffman(text: bytes) -> bytes:
+    return HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text)
 
 
 # The encoder

@@ -21,7 +21,7 @@ from hpack import (
 )
 from hpack.exceptions import InvalidTableSizeError
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
-from hpack.huffman_table import decode_huffman
+from hpack.huffman_table import HUFFMAN_COMPLETE, HUFFMAN_EMIT_SYMBOL, HUFFMAN_FAIL, HUFFMAN_TABLE
 from hpack.table import HeaderTable, table_entry_size
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ MEMO_BLOCKS: Final = 64  # of the decoder, per connection
 MEMO_SIZE: Final = 32768  # bytes of all remembered blocks, as the size of a list is counted
 MEMO_LITERALS: Final = 1024  # of the encoder, per process
 MEMO_LITERAL: Final = 128  # bytes of name and value
+MEMO_STEPS: Final = 8192  # of Huffman decoding, per process
 SEEN_FIELDS: Final = 64  # of the encoder, per connection
 LONGEST_CODED: Final = 1024  # longer strings are sent as they are: the code saves a fifth, and costs time
 
@@ -133,7 +134,10 @@ class FieldDecoder(Decoder):
         while position < end:
             first = data[position]
             if first >= 0x80:  # RFC 7541 section 6.1: an indexed field
-                index, position = _read_integer(data, position, 0x7F)
+                index = first & 0x7F
+                position += 1
+                if index == 0x7F:
+                    index, position = _read_integer(data, position - 1, 0x7F)
                 field = _STATIC[index] if 0 < index < _FIRST_DYNAMIC else table.get_by_index(index)
             elif 0x20 <= first < 0x40:  # section 6.3: a new size of the table
                 if fields:
@@ -334,4 +338,39 @@ def _read_string(data: bytes, position: int) -> tuple[bytes, int]:
     if end > len(data):
         raise HPACKDecodingError("a block that ends within a string")
     value = data[position:end]
-    return (decode_huffman(value) if coded else value), end
+    return (_decode_huffman(value) if coded else value), end
+
+
+# hpack's automaton takes half a byte a step; here a step is a byte, and remembered: state << 8 | byte leads to the
+# next state << 8 and the symbols that it completes. Text needs some hundreds of the 65536.
+_steps: Final[dict[int, tuple[int, bytes]]] = {}
+_COMPLETE: Final = frozenset(
+    {0} | {state << 8 for state, flags, _ in HUFFMAN_TABLE if flags & HUFFMAN_COMPLETE}
+)
+_WRONG: Final = b"EOS"  # no byte completes more than two symbols
+
+
+def _decode_huffman(data: bytes) -> bytes:
+    known = _steps.get
+    state = 0
+    parts = []
+    for byte in data:
+        state, symbols = known(state | byte) or _step(state | byte)
+        parts.append(symbols)
+    if state not in _COMPLETE or _WRONG in parts:  # RFC 7541 section 5.2: EOS, or another padding than ones
+        raise HPACKDecodingError("a string that is not in the Huffman code")
+    return b"".join(parts)
+
+
+def _step(key: int) -> tuple[int, bytes]:
+    middle, first, one = HUFFMAN_TABLE[key >> 4]
+    end, second, two = HUFFMAN_TABLE[middle << 4 | key & 0x0F]
+    symbols = bytes((one,)) if first & HUFFMAN_EMIT_SYMBOL else b""
+    if second & HUFFMAN_EMIT_SYMBOL:
+        symbols += bytes((two,))
+    if (first | second) & HUFFMAN_FAIL:
+        symbols = _WRONG
+    if len(_steps) >= MEMO_STEPS:
+        _steps.clear()
+    step = _steps[key] = (end << 8, symbols)
+    return step
