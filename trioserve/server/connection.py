@@ -18,8 +18,10 @@ import trio.abc
 from trioserve.asgi.channel import Peer
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.headers import parse_address
+from trioserve.protocols.http2.machine import Http2Machine
 from trioserve.protocols.proxy_protocol import NEED_DATA, ProxyHeader, ProxyHeaderParser
 from trioserve.server.http1 import Http1Connection
+from trioserve.server.http2 import Http2Connection
 from trioserve.server.stream_transport import StreamTransport
 from trioserve.server.tls import tls_extension
 from trioserve.server.tls_transport import TlsTransport
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from trioserve.config import Config
     from trioserve.server.context import ServerContext
     from trioserve.server.listeners import Listener
+    from trioserve.server.transport import Transport
 
 logger = logging.getLogger("trioserve.error")
 
@@ -69,9 +72,7 @@ async def serve_socket(
     counters = context.counters
     counters.connections_open += 1
     try:
-        connection = await _open_connection(context, config, listener, sock, address)
-        if connection is not None:
-            await connection.run()
+        await _serve_connection(context, config, listener, sock, address)
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
         logger.debug("a connection from %s ended: %s", address, error)
     except RemoteProtocolError as error:
@@ -84,10 +85,10 @@ async def serve_socket(
         release()
 
 
-async def _open_connection(
+async def _serve_connection(
     context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
-) -> Http1Connection | None:
-    """Read what comes before HTTP: PROXY header and TLS handshake. None when the peer does not get through them."""
+) -> None:
+    """Read what comes before HTTP, PROXY header and TLS handshake, then speak what the client speaks."""
     client, server = _addresses(listener, sock, address)
     if config.proxy.protocol != "off" and context.proxies.trusts(client):
         with trio.fail_after(context.settings.timeouts.head):
@@ -96,16 +97,33 @@ async def _open_connection(
         server = header.destination or server
     peer = Peer(client, server, listener.scheme)
     if listener.ssl_context is None:
-        return Http1Connection(context, SocketTransport(sock, context.poller), peer, EXTENSIONS)
+        await _serve_cleartext(context, SocketTransport(sock, context.poller), peer)
+        return
     transport = TlsTransport(sock, context.poller, listener.ssl_context)
     try:
         if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
-            return None
+            return
         extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
-        return Http1Connection(context, transport, peer, extensions)
+        connection: Http1Connection | Http2Connection
+        if transport.ssl_object.selected_alpn_protocol() == "h2":
+            machine = Http2Machine(context.http2_limits)
+            connection = Http2Connection(context, transport, peer, extensions, machine)
+        else:
+            connection = Http1Connection(context, transport, peer, extensions)
     except BaseException:
         transport.close()
         raise
+    await connection.run()
+
+
+async def _serve_cleartext(context: ServerContext, transport: Transport, peer: Peer) -> None:
+    """Serve HTTP/1.1, or HTTP/2 if the client begins with it or changes to it."""
+    settings = context.settings.http2
+    http1 = Http1Connection(context, transport, peer, EXTENSIONS, switches=settings.enabled and settings.h2c)
+    await http1.run()
+    if http1.switch is not None and http1.switch.taken:
+        machine = Http2Machine(context.http2_limits)
+        await Http2Connection(context, transport, peer, EXTENSIONS, machine, http1.switch.received).run()
 
 
 async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Peer) -> None:
@@ -122,7 +140,7 @@ async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Pe
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.pump)
-            await Http1Connection(context, transport, peer, EXTENSIONS).run()
+            await _serve_cleartext(context, transport, peer)
             nursery.cancel_scope.cancel()
     except Exception:
         logger.exception("this is a bug in trioserve; one connection was closed")

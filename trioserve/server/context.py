@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from trioserve.protocols.headers import ProxyRules
     from trioserve.protocols.http1.machine import Http1Machine
+    from trioserve.protocols.http2.limits import Http2Limits
     from trioserve.server.date import ServerFields
     from trioserve.server.deadlines import Deadlines
     from trioserve.server.log_flusher import AccessLogFlusher
@@ -93,6 +94,7 @@ class ServerContext:
     state: dict[str, Any]
     settings: ConnectionSettings
     build_machine: Callable[[], Http1Machine]
+    http2_limits: Http2Limits
     fields: ServerFields
     proxies: ProxyRules
     counters: Counters

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import re
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
+from trioserve.protocols.http2.frame_gate import PREFACE
 from trioserve.server.ending import ANSWERS, Ending, Unreadable
 from trioserve.server.exchange_rules import apply_proxy_rules, judge_admission, record_exchange
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
@@ -52,6 +54,26 @@ FIRST_REQUEST_GRACE = 1.0
 """Seconds that a connection without a request is given when the server begins to finish."""
 
 
+HTTP2_LINE = PREFACE[: PREFACE.index(b"\r\n") + 2]
+NOT_HTTP = re.compile(rb"\x00|[^ /*\r\n]+ [^ /*\r\n]+ [^ /\r\n]+\r\n")
+"""What is neither HTTP/1.1 nor HTTP/2, and may be a broken attempt at the latter: nobody would read an answer."""
+
+
+class Switch:
+    """How a connection comes from HTTP/1.1 to HTTP/2.
+
+    Attributes:
+        taken: it does.
+        received: the bytes that HTTP/2 has to begin with.
+    """
+
+    __slots__ = ("received", "taken")
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.received = b""
+
+
 class Http1Connection(Http1Channel):
     """One HTTP/1.1 connection.
 
@@ -60,6 +82,10 @@ class Http1Connection(Http1Channel):
         transport: the byte stream.
         peer: the addresses of the connection, before the proxy rules.
         extensions: the ASGI extensions that this connection offers.
+        switches: whether the client may begin with HTTP/2, or change to it.
+
+    Attributes:
+        switch: once `run` has returned: the connection goes on with HTTP/2, and the transport is open.
     """
 
     __slots__ = (
@@ -75,12 +101,20 @@ class Http1Connection(Http1Channel):
         "cancel_scope",
         "ending",
         "peer",
+        "switch",
     )
 
     def __init__(
-        self, context: ServerContext, transport: Transport, peer: Peer, extensions: dict[str, Any]
+        self,
+        context: ServerContext,
+        transport: Transport,
+        peer: Peer,
+        extensions: dict[str, Any],
+        *,
+        switches: bool = False,
     ) -> None:
         super().__init__(context, transport)
+        self.switch: Switch | None = Switch() if switches else None
         settings = context.settings
         self.peer = peer
         self.cancel_scope = trio.CancelScope()
@@ -112,6 +146,8 @@ class Http1Connection(Http1Channel):
         scope = self.cancel_scope
         try:
             with scope:
+                if self.switch is not None and await self._begins_otherwise(self.switch):
+                    return
                 await self._serve(scope)
             if scope is self.cancel_scope and scope.cancelled_caught:
                 with trio.move_on_after(OWED_ANSWER_TIMEOUT + LINGER_TIMEOUT):
@@ -119,12 +155,33 @@ class Http1Connection(Http1Channel):
         finally:
             if scope is self.cancel_scope:
                 self.context.deadlines.discard(self)
+            if scope is self.cancel_scope and (self.switch is None or not self.switch.taken):
                 if self._ended is not None:
                     self._ended.set()
                 with trio.CancelScope(shield=True, deadline=self._now() + OWED_ANSWER_TIMEOUT):
                     await self.transport.aclose()
         if self._ended is not None:
             await self._ended.wait()  # a successor may still use the transport
+
+    async def _begins_otherwise(self, switch: Switch) -> bool:
+        """Read the client's first bytes; whether they are not HTTP/1.1, so that this class has no more to do."""
+        data = b""
+        try:
+            while True:
+                more = await self.transport.receive_some(RECEIVE_SIZE)
+                data += more
+                if not more or len(data) >= len(HTTP2_LINE) or not HTTP2_LINE.startswith(data):
+                    break
+        except GONE:
+            return True
+        if data.startswith(HTTP2_LINE):
+            switch.received, switch.taken = data, True
+            return True
+        self.machine.receive_data(data)
+        if not more and data:
+            self.machine.receive_data(b"")
+        self._pipelined = True
+        return NOT_HTTP.match(data) is not None
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""

@@ -21,6 +21,7 @@ from trioserve.asgi.lifespan import Lifespan, LifespanFailed, LifespanOutcome, o
 from trioserve.config import Config, resolve_connection_limit
 from trioserve.protocols.headers import ProxyRules
 from trioserve.protocols.http1 import Http1Limits, machine_class
+from trioserve.protocols.http2.limits import Http2Limits, Rate
 from trioserve.server.acceptor import Acceptor
 from trioserve.server.connection import serve_socket, serve_stream
 from trioserve.server.context import ConnectionSettings, ServerContext
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioserve")
 
-ALPN = ("http/1.1",)
+ALPN = ("h2", "http/1.1")
+ALPN_WITHOUT_HTTP2 = ("http/1.1",)
 ANSWER_GRACE = 0.5
 """Seconds that cancelled requests get for the answer they are owed, also when stopping at once."""
 TCP_NOTSENT_LOWAT = 25
@@ -270,6 +272,7 @@ class Server:
             state=lifespan.state,
             settings=self._settings,
             build_machine=partial(machine_class(http1.parser), limits),
+            http2_limits=_http2_limits(config),
             fields=ServerFields(b"trioserve" if config.headers.server else None, config.headers.date, extra),
             proxies=ProxyRules(config.proxy.trusted, config.proxy.headers),
             counters=self._counters,
@@ -308,6 +311,21 @@ async def _hold_nursery(until: trio.Event, *, task_status: trio.TaskStatus[trio.
         await until.wait()
 
 
+def _http2_limits(config: Config) -> Http2Limits:
+    http2 = config.http2
+    return Http2Limits(
+        max_concurrent_streams=http2.max_concurrent_streams,
+        max_head_size=http2.max_head_size,
+        max_fields=http2.max_fields,
+        window=http2.window,
+        connection_window=http2.connection_window,
+        max_frame_size=http2.max_frame_size,
+        send_buffer=config.limits.send_buffer,
+        resets=Rate(*http2.reset_budget),
+        control_frames=Rate(*http2.control_budget),
+    )
+
+
 def _open_access_log(config: Config) -> AccessLogFlusher | None:
     logging_settings = config.logging
     if logging_settings.access == "off":
@@ -341,7 +359,8 @@ async def serve(
         LifespanDied: its lifespan ended while it was being served.
     """
     config = config or Config()
-    ssl_context = build_tls_contexts(config.tls, ALPN) if config.tls.enabled else None
+    alpn = ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2
+    ssl_context = build_tls_contexts(config.tls, alpn) if config.tls.enabled else None
     options: dict[str, Any] = {"backlog": config.process.backlog, "unix": config.unix}
     async with (
         open_listeners(config.binds, ssl_context=ssl_context, **options) as listeners,

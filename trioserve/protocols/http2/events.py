@@ -86,11 +86,13 @@ class StreamClosed(msgspec.Struct, gc=False):
         stream_id: the stream.
         code: the error code of RST_STREAM (RFC 9113 section 7).
         by_peer: the peer reset it; otherwise the machine did.
+        unsent: bytes of the response that were taken from the application and never left.
     """
 
     stream_id: int
     code: int
     by_peer: bool
+    unsent: int = 0
 
 
 class Signal(enum.Enum):

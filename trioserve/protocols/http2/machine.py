@@ -227,6 +227,12 @@ class Http2Machine(Http2Receiver):
         return self._outgoing.is_stalled(stream_id)
 
     @property
+    def queued(self) -> int:
+        """Bytes that `data_to_send` would return whatever its budget."""
+        self._out += self._conn.data_to_send()
+        return len(self._out)
+
+    @property
     def drained(self) -> list[int]:
         """Streams whose senders need not wait any more; the caller empties it."""
         return self._outgoing.drained
@@ -239,8 +245,9 @@ class Http2Machine(Http2Receiver):
             for stream in self._outgoing.fill(budget - len(out)):
                 self._end_answer(stream)
             out += conn.data_to_send()
-        sent, self._outgoing.frames_sent = self._outgoing.frames_sent, 0
-        self._free_updates = min(self._free_updates + FREE_WINDOW_UPDATES * sent, MOST_FREE_UPDATES)
+        self._free_updates = min(
+            self._free_updates + FREE_WINDOW_UPDATES * self._outgoing.take_count(), MOST_FREE_UPDATES
+        )
         data = bytes(out)
         out.clear()
         return data

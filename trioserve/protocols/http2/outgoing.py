@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 LARGEST_FRAME: Final = 16384
 """Bytes of content in one frame; a peer that allows more gets no more, so that urgent streams come in between."""
 FRAME_OVERHEAD: Final = 9
+DIRECT_SIZE: Final = 32768
+"""Bytes of content that may pass by the scheduler before they are fetched, while nobody else is waiting."""
+WORTHY_FRAME: Final = 256
+"""Bytes from which on a DATA frame earns its receiver window updates; a trickle of window earns none."""
 
 
 class StreamState:
@@ -72,12 +76,13 @@ class Outgoing:
 
     __slots__ = (
         "_connection",
+        "_direct",
         "_high_water",
         "_scheduler",
         "_streams",
         "_tree_refused",
+        "_worthy_frames",
         "drained",
-        "frames_sent",
     )
 
     def __init__(self, connection: H2Connection, streams: dict[int, StreamState], high_water: int) -> None:
@@ -87,7 +92,8 @@ class Outgoing:
         self._scheduler: StreamScheduler = UrgencyScheduler()
         self._tree_refused = False
         self.drained: list[int] = []
-        self.frames_sent = 0
+        self._worthy_frames = 0
+        self._direct = 0
 
     # -- priorities -----------------------------------------------------------------------------------------------
 
@@ -133,10 +139,12 @@ class Outgoing:
             and size <= LARGEST_FRAME
             and not ending
             and not self._scheduler.ready
+            and self._direct + size <= DIRECT_SIZE
             and size <= self._connection.local_flow_control_window(stream.stream_id)
             and size <= self._connection.max_outbound_frame_size
         ):
             # Nobody is waiting: the usual way of a small answer.
+            self._direct += size
             if size or ending is not None:
                 self._send_frame(stream, data, ending is not None)
             return True
@@ -184,6 +192,12 @@ class Outgoing:
         """Look at all streams again."""
         for stream in self._streams.values():
             self.widen(stream)
+
+    def take_count(self) -> int:
+        """Say that all frames were fetched; return how many of them earn the peer a window update."""
+        count, self._worthy_frames = self._worthy_frames, 0
+        self._direct = 0
+        return count
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -236,7 +250,8 @@ class Outgoing:
             self._send_frame(stream, b"", True)
 
     def _send_frame(self, stream: StreamState, data: bytes | memoryview, end: bool) -> None:
-        self.frames_sent += 1
+        if end or len(data) >= WORTHY_FRAME:
+            self._worthy_frames += 1
         self._connection.send_data(stream.stream_id, data, end)
         if end:
             stream.answered = True

@@ -68,7 +68,16 @@ class Http2Receiver:
     __slots__ = (
         *("_block", "_conn", "_control", "_decoder", "_dispatch", "_early", "_error", "_events"),
         *("_free_updates", "_gate", "_goaway", "_held", "_highest", "_ignored", "_limits", "_now", "_out"),
-        *("_outgoing", "_ping", "_pushed", "_reset_by_peer", "_reset_by_us", "_resets", "_returned", "_streams"),
+        *(
+            "_outgoing",
+            "_ping",
+            "_pushed",
+            "_reset_by_peer",
+            "_reset_by_us",
+            "_resets",
+            "_returned",
+            "_streams",
+        ),
         *("failed", "peer_leaving"),
     )
 
@@ -206,9 +215,10 @@ class Http2Receiver:
 
     def _reset_for(self, stream: StreamState, code: int, *, known: bool = True) -> None:
         """Answer the peer's mistake on a stream by resetting it; `known` if an event has told of the stream."""
+        unsent = stream.unsent
         self.reset_stream(stream.stream_id, code)
         if known:
-            self._events.append(StreamClosed(stream.stream_id, code, False))
+            self._events.append(StreamClosed(stream.stream_id, code, False, unsent))
         self._spend_reset()
 
     def reset_stream(self, stream_id: int, code: int = wire.NO_ERROR) -> None:
@@ -332,8 +342,9 @@ class Http2Receiver:
         assert isinstance(event, StreamReset)
         stream = self._streams.get(event.stream_id)
         if stream is not None:
+            closed = StreamClosed(event.stream_id, int(event.error_code or 0), False, stream.unsent)
             self._forget(stream, self._reset_by_us)
-            self._events.append(StreamClosed(event.stream_id, int(event.error_code or 0), False))
+            self._events.append(closed)
         self._spend_reset()
 
     # -- bodies ---------------------------------------------------------------------------------------------------
@@ -410,9 +421,9 @@ class Http2Receiver:
             self._spend_control()
             return
         self._conn.receive_data(frame.raw)
-        self._forget(stream, self._reset_by_peer)
         code = int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big")
-        self._events.append(StreamClosed(frame.stream_id, code, True))
+        self._events.append(StreamClosed(frame.stream_id, code, True, stream.unsent))
+        self._forget(stream, self._reset_by_peer)
         self._spend_reset()
 
     def _receive_settings(self, frame: RawFrame) -> None:
