@@ -69,6 +69,13 @@ def test_a_time_before_the_last_one_fills_nothing() -> None:
     assert not budget.spend(101.0)
 
 
+def test_a_time_before_the_last_one_takes_nothing_either() -> None:
+    budget = Budget(Rate(10, 10.0))
+    assert budget.spend(100.0, 5)
+    assert budget.spend(50.0, 5)
+    assert not budget.spend(50.0)
+
+
 @given(
     st.integers(1, 50),
     st.floats(0.001, 1000),
