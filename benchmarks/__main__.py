@@ -20,7 +20,7 @@ from benchmarks import environment, report
 from benchmarks.awake import awake
 from benchmarks.cases import CASES, IDLE_CONNECTIONS, Case
 from benchmarks.connections import raise_file_limit
-from benchmarks.load import LoadError, require_wrk
+from benchmarks.load import LoadError
 from benchmarks.measure import Outcome, Plan, measure_case
 from benchmarks.servers import Site, make_certificate
 
@@ -60,7 +60,9 @@ def main(
         return _list_cases(CASES)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        require_wrk()
+        for case in cases:
+            if case.load is not None:
+                case.load.require()
         interpreter = environment.prepare(python)
     except (LoadError, environment.PrepareError) as error:
         print(error, file=sys.stderr)

@@ -37,12 +37,24 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def download(scope: Scope, receive: Receive, send: Send) -> None:
     """Ten megabytes in 160 messages of 64 KiB, with a length."""
+    await _send_chunks(CHUNKS, scope, receive, send)
+
+
+async def large_download(scope: Scope, receive: Receive, send: Send) -> None:
+    """A hundred megabytes in 1 600 messages of 64 KiB, with a length."""
+    await _send_chunks(10 * CHUNKS, scope, receive, send)
+
+
+async def _send_chunks(count: int, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         await _lifespan(receive, send)
         return
-    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % BODY_SIZE)]
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-length", b"%d" % (count * len(CHUNK))),
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for left in range(CHUNKS - 1, -1, -1):
+    for left in range(count - 1, -1, -1):
         await send({"type": "http.response.body", "body": CHUNK, "more_body": left > 0})
 
 
@@ -73,4 +85,22 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-ANSWERS = {"hello": _HELLO, "download": CHUNK * CHUNKS, "upload": b"%d\n" % BODY_SIZE}
+# The content of each answer as a piece and how often it comes.
+_ANSWERS = {
+    "hello": (_HELLO, 1),
+    "download": (CHUNK, CHUNKS),
+    "large_download": (CHUNK, 10 * CHUNKS),
+    "upload": (b"%d\n" % BODY_SIZE, 1),
+}
+
+
+def answer(app: str) -> bytes:
+    """The content that an application answers with."""
+    piece, count = _ANSWERS[app]
+    return piece * count
+
+
+def answer_size(app: str) -> int:
+    """The bytes of that content."""
+    piece, count = _ANSWERS[app]
+    return len(piece) * count

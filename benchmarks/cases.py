@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.h2load import Http2Load
 from benchmarks.load import Load
 from benchmarks.servers import Setting
 
@@ -23,11 +24,19 @@ _HELLO = Setting("hello")
 _LOGGED = Setting("hello", access_log=True)
 _TLS = Setting("hello", tls=True)
 _IDLE = Setting("hello", long_keep_alive=True)
+_HTTP2 = Setting("hello", tls=True, http2=True)
+_HTTP2_DOWNLOAD = Setting("large_download", tls=True, http2=True)
+
+_STREAMS = Http2Load(connections=8, streams=16, requests=10_000)
+# The window is about what browsers announce, so the server meets its end and waits for more.
+_ONE_STREAM = Http2Load(connections=1, streams=1, requests=2, window=24)
 
 _OURS = "trioserve httptools"
 _OURS_H11 = "trioserve h11"
+_OURS_HTTP2 = "trioserve http2"
 _UVICORN = "uvicorn uvloop httptools"
 _UVICORN_H11 = "uvicorn asyncio h11"
+_HYPERCORN = "hypercorn uvloop"
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Case:
     first: str
     second: str
     setting: Setting
-    load: Load | None = None
+    load: Load | Http2Load | None = None
     target: float | None = None
     measure: Measure = "requests"
     reference: bool = False
@@ -55,6 +64,9 @@ CASES = (
     Case("hello-tls", _OURS, _UVICORN, _TLS, Load(64), 0.75),
     Case("download", _OURS, _UVICORN, Setting("download"), Load(4), 1.0),
     Case("upload", _OURS, _UVICORN, Setting("upload"), Load(4, _UPLOAD), 1.0),
+    Case("http2-hypercorn-uvloop", _OURS_HTTP2, _HYPERCORN, _HTTP2, _STREAMS, 0.50),
+    Case("http2-hypercorn-trio", _OURS_HTTP2, "hypercorn trio", _HTTP2, _STREAMS, 0.12),
+    Case("http2-download", _OURS_HTTP2, _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, 0.70),
     Case("memory-idle", _OURS, _UVICORN, _IDLE, target=1.0, measure="memory"),
     Case("start", _OURS, _UVICORN, _HELLO, target=1.2, measure="start"),
     Case("peer-granian", "granian", _UVICORN, _HELLO, Load(64), reference=True),
@@ -67,4 +79,7 @@ CASES = (
     Case("peer-hypercorn-memory", "hypercorn trio", _UVICORN, _IDLE, measure="memory", reference=True),
     Case("peer-download", _UVICORN_H11, _UVICORN, Setting("download"), Load(4), reference=True),
     Case("peer-upload", _UVICORN_H11, _UVICORN, Setting("upload"), Load(4, _UPLOAD), reference=True),
+    Case("peer-http2-hypercorn", "hypercorn trio", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
+    Case("peer-http2-granian", "granian http2", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
+    Case("peer-http2-download", "granian http2", _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, reference=True),
 )

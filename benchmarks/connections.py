@@ -1,4 +1,4 @@
-"""Requests without wrk: one checked answer, and thousands of connections that stay open.
+"""Requests without load: one checked answer, and thousands of connections that stay open.
 
 Used where the number of requests is fixed: before a case, to see that the server answers rightly, and in the
 memory case, where each connection makes one request and is then left idle. Everything here is blocking,
@@ -16,6 +16,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from benchmarks import apps
+from benchmarks.h2load import fetch
 from benchmarks.load import LoadError
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ _REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nAccep
 
 def check_answer(running: Running) -> None:
     """Make one request and raise LoadError unless the answer is what the application sends."""
+    content = fetch(running.url) if running.setting.http2 else _fetch(running)
+    if content != apps.answer(running.setting.app):
+        raise LoadError(f"wrong first answer: {len(content)} bytes")
+
+
+def _fetch(running: Running) -> bytes:
+    """The content of one answer over HTTP/1.1."""
     body = bytes(apps.BODY_SIZE) if running.setting.app == "upload" else None
     method = "POST" if body else "GET"
     connection: http.client.HTTPConnection
@@ -48,8 +56,9 @@ def check_answer(running: Running) -> None:
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise LoadError(f"the first request failed: {error!r}") from error
-    if answer.status != 200 or content != apps.ANSWERS[running.setting.app]:
+    if answer.status != 200:
         raise LoadError(f"wrong first answer: status {answer.status}, {len(content)} bytes")
+    return content
 
 
 def raise_file_limit() -> int:
@@ -83,7 +92,7 @@ def _one_request_each(batch: list[socket.socket]) -> None:
         connection.sendall(_REQUEST)
     for connection in batch:
         received = b""
-        while not received.endswith(apps.ANSWERS["hello"]):
+        while not received.endswith(apps.answer("hello")):
             part = _receive(connection)
             if not part:
                 raise LoadError(f"a connection was closed before its answer was complete: {received[:200]!r}")

@@ -33,26 +33,24 @@ class Load:
     connections: int
     script: Path | None = None
 
+    def require(self) -> None:
+        """Raise LoadError with the way to install it when wrk is missing."""
+        if shutil.which("wrk") is None:
+            raise LoadError("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
 
-def require_wrk() -> None:
-    """Raise LoadError with the way to install it when wrk is missing."""
-    if shutil.which("wrk") is None:
-        raise LoadError("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
-
-
-def run_wrk(load: Load, url: str, seconds: int, processor: int) -> int:
-    """The number of complete answers within the given seconds; wrk knows only whole ones."""
-    command = ["taskset", "--cpu-list", str(processor), "wrk", "--threads", "1"]
-    command += ["--connections", str(load.connections), "--duration", f"{seconds}s"]
-    command += ["--timeout", f"{_ANSWER_TIMEOUT}s"]
-    command += ["--script", str(load.script)] if load.script else []
-    try:
-        done = subprocess.run(
-            [*command, url], capture_output=True, text=True, timeout=seconds + 20, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LoadError("wrk did not end in time") from error
-    return _requests(done.stdout, done.stdout + done.stderr)
+    def run(self, url: str, _size: int, seconds: int, processor: int) -> int:
+        """The number of complete answers within the given seconds; wrk knows only whole ones."""
+        command = ["taskset", "--cpu-list", str(processor), "wrk", "--threads", "1"]
+        command += ["--connections", str(self.connections), "--duration", f"{seconds}s"]
+        command += ["--timeout", f"{_ANSWER_TIMEOUT}s"]
+        command += ["--script", str(self.script)] if self.script else []
+        try:
+            done = subprocess.run(
+                [*command, url], capture_output=True, text=True, timeout=seconds + 20, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LoadError("wrk did not end in time") from error
+        return _requests(done.stdout, done.stdout + done.stderr)
 
 
 def _requests(report: str, everything: str) -> int:

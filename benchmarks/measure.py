@@ -14,10 +14,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from benchmarks.apps import answer_size
 from benchmarks.cases import IDLE_CONNECTIONS, Case
 from benchmarks.connections import check_answer, idle_connections
 from benchmarks.cost import CostError, memory, processor_time
-from benchmarks.load import Load, LoadError, run_wrk
+from benchmarks.load import LoadError
 from benchmarks.servers import (
     SERVERS,
     START_TIMEOUT,
@@ -34,6 +35,8 @@ from benchmarks.servers import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmarks.h2load import Http2Load
+    from benchmarks.load import Load
 
 _ROUND_LIMIT = {"memory": 3, "start": 7}  # more would cost time and change little
 _WARM_UP = 1
@@ -101,7 +104,7 @@ def measure_case(case: Case, plan: Plan, site: Site) -> Outcome:
     return outcome
 
 
-def _request_rounds(outcome: Outcome, load: Load, plan: Plan, site: Site) -> None:
+def _request_rounds(outcome: Outcome, load: Load | Http2Load, plan: Plan, site: Site) -> None:
     case = outcome.case
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(running(SERVERS[case.first], case.setting, site))
@@ -109,7 +112,7 @@ def _request_rounds(outcome: Outcome, load: Load, plan: Plan, site: Site) -> Non
         for server in (first, second):
             with _about(server):
                 check_answer(server)
-                run_wrk(load, _url(server), _WARM_UP, plan.processor)
+                load.run(server.url, answer_size(server.setting.app), _WARM_UP, plan.processor)
         for _ in range(plan.rounds):
             cost = _cost(first, load, plan)
             outcome.rounds.append((cost, _cost(second, load, plan)))
@@ -127,12 +130,12 @@ def _fresh_rounds(outcome: Outcome, plan: Plan, site: Site) -> None:
         outcome.rounds.append((figures[0], figures[1]))
 
 
-def _cost(server: Running, load: Load, plan: Plan) -> float:
+def _cost(server: Running, load: Load | Http2Load, plan: Plan) -> float:
     """Microseconds of processor time per request."""
     with _about(server):
         written = server.output.stat().st_size
         before = processor_time(server.pid)
-        requests = run_wrk(load, _url(server), plan.seconds, plan.processor)
+        requests = load.run(server.url, answer_size(server.setting.app), plan.seconds, plan.processor)
         used = processor_time(server.pid).since(before)
         if server.setting.access_log:
             _check_logged(server, written, requests)
@@ -179,10 +182,6 @@ def _answers(port: int) -> bool:
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
-
-
-def _url(server: Running) -> str:
-    return f"{'https' if server.setting.tls else 'http'}://127.0.0.1:{server.port}/"
 
 
 @contextlib.contextmanager

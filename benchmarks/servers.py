@@ -34,7 +34,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A command line in parts. `{port}`, `{app}`, `{certificate}` and `{key}` are filled in."""
+    """A command line in parts. `{port}`, `{app}`, `{certificate}`, `{key}` and `{benchmarks}` are filled in."""
 
     name: str
     command: tuple[str, ...]
@@ -50,6 +50,7 @@ class Setting:
 
     app: str
     tls: bool = False
+    http2: bool = False
     access_log: bool = False
     long_keep_alive: bool = False
 
@@ -83,6 +84,11 @@ class Running:
     pid: int
     output: Path
 
+    @property
+    def url(self) -> str:
+        """Where the application is."""
+        return f"{'https' if self.setting.tls else 'http'}://127.0.0.1:{self.port}/"
+
 
 def _uvicorn(name: str, *options: str) -> Server:
     return Server(
@@ -106,41 +112,41 @@ def _trioserve(name: str, *options: str) -> Server:
     )
 
 
-_GRANIAN = (
-    "granian",
-    "{app}",
-    "--host",
-    "127.0.0.1",
-    "--port",
-    "{port}",
-    "--interface",
-    "asgi",
-    "--http",
-    "1",
-)
+def _granian(name: str, version: str) -> Server:
+    listen = ("--host", "127.0.0.1", "--port", "{port}", "--http", version)
+    return Server(
+        name,
+        ("granian", "{app}", *listen, "--interface", "asgi", "--workers", "1", "--loop", "uvloop"),
+        access_log_off=("--no-access-log",),
+        access_log_on=("--access-log",),
+        tls=("--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"),
+    )
+
+
+def _hypercorn(name: str, worker_class: str) -> Server:
+    listen = ("--bind", "127.0.0.1:{port}", "--config", "{benchmarks}/hypercorn.toml")
+    return Server(
+        name,
+        ("hypercorn", "{app}", *listen, "--worker-class", worker_class, "--workers", "1"),
+        access_log_off=(),
+        access_log_on=("--access-logfile", "-"),
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
+        keep_alive=("--keep-alive", "75"),
+    )
+
 
 SERVERS = {
     server.name: server
     for server in (
         _trioserve("trioserve httptools", "--http1-parser", "httptools"),
         _trioserve("trioserve h11", "--http1-parser", "h11"),
+        _trioserve("trioserve http2"),
         _uvicorn("uvicorn uvloop httptools", "--loop", "uvloop", "--http", "httptools"),
         _uvicorn("uvicorn asyncio h11", "--loop", "asyncio", "--http", "h11"),
-        Server(
-            "granian",
-            (*_GRANIAN, "--workers", "1", "--loop", "uvloop"),
-            access_log_off=("--no-access-log",),
-            access_log_on=("--access-log",),
-            tls=("--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"),
-        ),
-        Server(
-            "hypercorn trio",
-            ("hypercorn", "{app}", "--bind", "127.0.0.1:{port}", "--worker-class", "trio", "--workers", "1"),
-            access_log_off=(),
-            access_log_on=("--access-logfile", "-"),
-            tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
-            keep_alive=("--keep-alive", "75"),
-        ),
+        _granian("granian", "1"),
+        _granian("granian http2", "2"),
+        _hypercorn("hypercorn trio", "trio"),
+        _hypercorn("hypercorn uvloop", "uvloop"),
     )
 }
 
@@ -158,6 +164,7 @@ def command_line(server: Server, setting: Setting, site: Site, port: int) -> lis
         "app": f"benchmarks.apps:{setting.app}",
         "certificate": site.certificate,
         "key": site.key,
+        "benchmarks": ROOT / "benchmarks",
     }
     return [str(site.interpreter), "-m", *(part.format(**values) for part in parts)]
 
