@@ -3,8 +3,8 @@
 Two kinds of mistakes are told apart. What RFC 9113 calls malformed raises `MalformedRequest` and costs the peer
 its stream. What is good HTTP/2 but refused by the policy that holds for every version of HTTP raises
 `RemoteProtocolError`, with the status that `protocols/http1/policy.py` gives the same mistake. The first mistake
-found decides; the malformed ones are looked for first. Not here: frames, HPACK, and whether the body keeps to its
-content-length.
+found decides: a malformed request may be answered too (section 8.1.1). Not here: frames, HPACK, and whether the
+body keeps to its content-length.
 """
 
 from __future__ import annotations
@@ -98,13 +98,12 @@ def judge_request(
             break
         pseudo[name] = value
         count += 1
-    request = _recognise_start(stream_id, pseudo, ended) if count == 4 else None
-    if request is not None:
-        ruled = _judge_fields(request, fields[count:])
-    else:
+    known = _recognise_start(stream_id, pseudo, ended) if count == 4 else None
+    if known is None:
         _check_start(pseudo, count, limits)
-        request = _begin_request(stream_id, pseudo, ended)
-        ruled = _judge_fields(request, fields[count:])
+    request = known or _begin_request(stream_id, pseudo, ended)
+    ruled = _judge_fields(request, fields[count:])
+    if known is None:
         _judge_start(request, pseudo)
     if len(request.headers) > limits.max_fields:
         raise RemoteProtocolError("too many fields", 431)
@@ -155,8 +154,6 @@ def _check_start(pseudo: dict[bytes, bytes], count: int, limits: Http2Limits) ->
     """RFC 9113 sections 8.3, 8.3.1 and 8.5, RFC 8441 section 4: what is malformed in the pseudo-header fields."""
     if len(pseudo) != count:
         raise MalformedRequest("pseudo-header field repeated")
-    if b"" in pseudo.values():
-        raise MalformedRequest("empty pseudo-header field")
     method = pseudo.get(b":method", b"")
     if TOKEN.fullmatch(method) is None:
         raise MalformedRequest("missing or malformed :method")
