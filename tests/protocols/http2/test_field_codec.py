@@ -266,6 +266,17 @@ def test_decoder_refuses_one_entry_that_is_referenced_many_times():
     assert sum(size for _, size in decoder._memo.values()) <= field_codec.MEMO_SIZE
 
 
+def test_decoder_remembers_a_bounded_number_of_bytes():
+    decoder = FieldDecoder()
+    for number in range(40):
+        value = b"/%02d" % number + b"x" * 1000
+        block = b"\x04" + field_codec._integer(0, 0x7F, len(value)) + value
+        assert decoded(decoder, block) == [(b":path", value)]
+        assert 0 < sum(size for _, size in decoder._memo.values()) <= field_codec.MEMO_SIZE
+    decoder.decode(b"\x04" + field_codec._integer(0, 0x7F, 40000) + b"x" * 40000)
+    assert not decoder._memo
+
+
 def test_decoder_refuses_a_block_larger_than_its_limit_before_it_looks_at_it():
     decoder = FieldDecoder(1000)
     with pytest.raises(OversizedHeaderListError):
@@ -523,7 +534,7 @@ def test_encoder_announces_a_table_that_grows_again():
 def test_encoder_remembers_a_bounded_number_of_fields():
     encoder, decoder = FieldEncoder(), Decoder()
     for number in range(5000):
-        fields = [(b"content-length", b"%d" % number), (b"x-number", b"%d" % number), (b"x", b"y" * 200)]
+        fields = [(b"content-length", b"%d" % number), (b"x-number", b"%d" % number), (b"etag", b"y" * 200)]
         assert understood(decoder, encoder.encode(fields)) == fields
         assert len(field_codec._constant) <= field_codec.MEMO_LITERALS
         assert len(field_codec._literals) <= field_codec.MEMO_LITERALS
