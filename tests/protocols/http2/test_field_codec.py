@@ -215,6 +215,16 @@ def test_decoder_refuses_a_table_larger_than_allowed():
     decoder = FieldDecoder()
     with pytest.raises(InvalidTableSizeError):
         decoder.decode(b"\x3f\xe2\x1f")  # 4097
+    with pytest.raises(InvalidTableSizeError):
+        FieldDecoder().decode(b"\x3f\xe2\x1f\x20")  # and then 0
+
+
+def test_decoder_refuses_an_integer_of_too_many_bytes_even_if_it_is_small():
+    for zeros in (1, 4):
+        block = b"\x00\x01a\x7f" + b"\x80" * zeros + b"\x00" + b"v" * 127
+        assert decoded(FieldDecoder(), block) == [(b"a", b"v" * 127)]
+    with pytest.raises(HPACKDecodingError):
+        FieldDecoder().decode(b"\x00\x01a\x7f" + b"\x80" * 5 + b"\x00" + b"v" * 127)
 
 
 @pytest.mark.parametrize(
@@ -443,6 +453,8 @@ def test_encoder_codes_strings_only_where_that_is_shorter():
     assert encoder.encode([(b"etag", b"\x01\x02")]) == b"\x0f\x13\x02\x01\x02"
     assert encoder.encode([(b"etag", b"")]) == b"\xa2"  # in the static table
     assert encoder.encode([(b"x", b"")]) == b"\x00\x01x\x00"
+    longest = field_codec.LONGEST_CODED
+    assert len(field_codec._string(b"a" * longest)) < longest < len(field_codec._string(b"a" * (longest + 1)))
 
 
 # RFC 7541 appendix C.4: the Huffman code
