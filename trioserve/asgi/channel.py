@@ -96,6 +96,13 @@ class ResponseChannel(Protocol):
         """Write an informational (1xx) response; nothing on protocols that have none."""
         ...
 
+    def push(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Answer a request that the application makes in its client's name, where the protocol has pushes.
+
+        Nothing happens when the client does not take them. Raises `LocalProtocolError` for an illegal path or field.
+        """
+        ...
+
     def abort(self) -> None:
         """End the response so that the client can tell it is not complete."""
         ...

@@ -337,6 +337,11 @@ class HttpExchange:
                 await self.channel.write_information(103, links)
             except LocalProtocolError as error:
                 raise ApplicationError(str(error)) from None
+        elif kind == "http.response.push":
+            try:
+                self.channel.push(message["path"], message.get("headers", ()))
+            except LocalProtocolError as error:
+                raise ApplicationError(str(error)) from None
         elif kind == "http.response.pathsend":
             await self._send_path(message["path"])
         elif kind == "http.response.zerocopysend":

@@ -119,11 +119,12 @@ async def _serve_connection(
 async def _serve_cleartext(context: ServerContext, transport: Transport, peer: Peer) -> None:
     """Serve HTTP/1.1, or HTTP/2 if the client begins with it or changes to it."""
     settings = context.settings.http2
-    http1 = Http1Connection(context, transport, peer, EXTENSIONS, switches=settings.enabled and settings.h2c)
+    switches = settings.enabled and (settings.h2c or settings.h2c_upgrade)
+    http1 = Http1Connection(context, transport, peer, EXTENSIONS, switches=switches)
     await http1.run()
-    if http1.switch is not None and http1.switch.taken:
-        machine = Http2Machine(context.http2_limits)
-        await Http2Connection(context, transport, peer, EXTENSIONS, machine, http1.switch.received).run()
+    switch = http1.switch
+    if switch is not None and switch.machine is not None:
+        await Http2Connection(context, transport, peer, EXTENSIONS, switch.machine, switch.received).run()
 
 
 async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Peer) -> None:

@@ -34,8 +34,10 @@ from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
 from trioserve.protocols.http2.frame_gate import PREFACE
+from trioserve.protocols.http2.machine import Http2Machine
 from trioserve.server.ending import ANSWERS, Ending, Unreadable
 from trioserve.server.exchange_rules import apply_proxy_rules, judge_admission, record_exchange
+from trioserve.server.h2c_upgrade import SWITCHING_FIELDS, change_to_http2
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
 
 if TYPE_CHECKING:
@@ -63,14 +65,14 @@ class Switch:
     """How a connection comes from HTTP/1.1 to HTTP/2.
 
     Attributes:
-        taken: it does.
+        machine: it does, with this one, which knows of the request that asked for it, if one did.
         received: the bytes that HTTP/2 has to begin with.
     """
 
-    __slots__ = ("received", "taken")
+    __slots__ = ("machine", "received")
 
     def __init__(self) -> None:
-        self.taken = False
+        self.machine: Http2Machine | None = None
         self.received = b""
 
 
@@ -155,7 +157,7 @@ class Http1Connection(Http1Channel):
         finally:
             if scope is self.cancel_scope:
                 self.context.deadlines.discard(self)
-            if scope is self.cancel_scope and (self.switch is None or not self.switch.taken):
+            if scope is self.cancel_scope and (self.switch is None or self.switch.machine is None):
                 if self._ended is not None:
                     self._ended.set()
                 with trio.CancelScope(shield=True, deadline=self._now() + OWED_ANSWER_TIMEOUT):
@@ -164,7 +166,9 @@ class Http1Connection(Http1Channel):
             await self._ended.wait()  # a successor may still use the transport
 
     async def _begins_otherwise(self, switch: Switch) -> bool:
-        """Read the client's first bytes; whether they are not HTTP/1.1, so that this class has no more to do."""
+        """Read the client's first bytes; whether they are not HTTP/1.1, so that there is no more to do here."""
+        if not self.context.settings.http2.h2c:
+            return False
         data = b""
         try:
             while True:
@@ -175,13 +179,24 @@ class Http1Connection(Http1Channel):
         except GONE:
             return True
         if data.startswith(HTTP2_LINE):
-            switch.received, switch.taken = data, True
+            switch.received, switch.machine = data, Http2Machine(self.context.http2_limits)
             return True
         self.machine.receive_data(data)
         if not more and data:
             self.machine.receive_data(b"")
         self._pipelined = True
         return NOT_HTTP.match(data) is not None
+
+    async def _upgrade(self, head: RequestHead) -> bool:
+        """Let the connection go on with HTTP/2 if the request asks for it, rightly; whether it does."""
+        if self.switch is None or not self._trusted or not self.context.settings.http2.h2c_upgrade:
+            return False
+        machine = change_to_http2(head, self.context.http2_limits)
+        if machine is None:
+            return False
+        await self._transmit(self.machine.send_information(101, SWITCHING_FIELDS))
+        self.switch.machine, self.switch.received = machine, self.machine.trailing_data
+        return True
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
@@ -226,6 +241,8 @@ class Http1Connection(Http1Channel):
                 if head is None:
                     return
                 self.read_deadline = inf
+                if head.upgrade is not None and await self._upgrade(head):
+                    return
                 exchange = self._begin_exchange(head)
                 refusal = judge_admission(context, head) if context.settings.refuses_requests else None
                 if refusal is None:

@@ -15,10 +15,12 @@ import trio
 
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange
-from trioserve.protocols.errors import RemoteProtocolError
+from trioserve.protocols.errors import LocalProtocolError, RemoteProtocolError
 from trioserve.protocols.http1 import NEED_DATA, BodyChunk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trioserve.asgi.channel import Rest
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
@@ -325,6 +327,10 @@ class Http1Channel:
         data = self.machine.send_information(status, headers)
         if data:
             await self._transmit(data)
+
+    def push(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:  # noqa: ARG002
+        """See `ResponseChannel`; the extension is not offered here."""
+        raise LocalProtocolError(f"HTTP/1.1 cannot push {path!r}")
 
     def _client_gone(self) -> ClientDisconnected:
         self.left = self.gone = True
