@@ -51,6 +51,7 @@ SEND_SIZE = 32768
 QUEUE_SIZE = 262144
 """Bytes that may wait for a client which does not read before nothing more is read of it."""
 EVENTS_BETWEEN_CHECKPOINTS = 64
+SECONDS_BETWEEN_CHECKPOINTS = 0.005
 WRITES_BETWEEN_CHECKPOINTS = 4
 GOAWAY_DELAY = 1.0
 """Seconds between the two GOAWAY frames, if the client does not answer the PING that comes with the first."""
@@ -152,8 +153,9 @@ class Http2Connection:
                     self._streams_over = trio.Event()
                     await self._streams_over.wait()
             except RemoteProtocolError as error:
-                logger.info("an HTTP/2 connection was ended for a mistake of its client: %s", error)
+                logger.debug("an HTTP/2 connection was ended for a mistake of its client: %s", error)
                 self._lose_streams(broken=True)
+                self._io.deadline = self.now() + LINGER_TIMEOUT  # for GOAWAY to leave
             except GONE:
                 self._lose_streams(broken=True)
             self._finished = True
@@ -211,12 +213,15 @@ class Http2Connection:
 
     def _take_events(self) -> bool:
         """Pass on what the machine reports; whether there may be more."""
-        next_event = self.machine.next_event
+        next_event, now = self.machine.next_event, self.now
+        end = now() + SECONDS_BETWEEN_CHECKPOINTS
         for _ in range(EVENTS_BETWEEN_CHECKPOINTS):
             event = next_event()
             if event is NEED_DATA:
                 return False
             self._take(event)
+            if now() >= end:  # a head may cost as much as thirty others
+                break
         return True
 
     def _take(self, event: Event) -> None:

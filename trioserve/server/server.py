@@ -227,7 +227,7 @@ class Server:
             acceptor.accept_waiting(listener, self._config.process.backlog + 1)
             listener.close()
         self.draining.set()
-        for connection in self._deadlines.connections:
+        for connection in tuple(self._deadlines.connections):
             connection.drain()
 
     async def _bound_the_end(self, background: trio.Nursery, connections: trio.Nursery) -> None:
@@ -235,7 +235,7 @@ class Server:
         timeouts = self._settings.timeouts
         with trio.move_on_after(timeouts.graceful):
             await self._stop_wanted.wait()
-        for connection in self._deadlines.connections:
+        for connection in tuple(self._deadlines.connections):
             connection.end()
         background.cancel_scope.cancel()
         with trio.move_on_after(timeouts.cleanup_grace + ANSWER_GRACE):
