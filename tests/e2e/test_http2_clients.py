@@ -181,6 +181,25 @@ def test_curl_without_the_upgrade_gets_http_1(plain):
     assert result.stdout == "http 1.1 GET /\n1.1"
 
 
+def test_curl_with_the_upgrade(certificates, tmp_path):
+    with serve(certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
+        result = curl(served, "/", "--http2", served.url + "/a", "--write-out", "%{http_version}\n")
+        assert result.stdout == "http 2 GET /a\n2\nhttp 2 GET /\n2\n"
+        assert "< HTTP/1.1 101" in result.stderr
+        assert {line.split()[0] for line in served.logged()} == {"HTTP/2"}
+
+
+def test_nghttp_with_the_upgrade(certificates, tmp_path):
+    with serve(certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
+        result = run("nghttp", "-nvu", served.url + "/trailers", served.url + "/download?size=100000")
+        assert "HTTP Upgrade success" in result.stdout
+        assert list(statuses(result.stdout).values()) == [["200"], ["200"]]
+        assert served.logged() == [
+            "HTTP/2 GET /trailers 200 complete",
+            "HTTP/2 GET /download?size=100000 200 complete",
+        ]
+
+
 # -- nghttp and h2load ---------------------------------------------------------------------------------------------
 
 
