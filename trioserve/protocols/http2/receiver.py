@@ -52,6 +52,14 @@ DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
 _NO_RFC7540_PRIORITIES: Final = 9  # RFC 9218 section 2.1
 _KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))  # others could be any number of numbers
 _SETTING_SIZE: Final = 6
+_ANY_VALUE: Final = (0, 2**32 - 1, wire.NO_ERROR)
+_SETTING_VALUES: Final = {  # RFC 9113 section 6.5.2, RFC 8441 section 3, RFC 9218 section 2.1
+    SettingCodes.ENABLE_PUSH: (0, 1, wire.PROTOCOL_ERROR),
+    SettingCodes.INITIAL_WINDOW_SIZE: (0, 2**31 - 1, wire.FLOW_CONTROL_ERROR),
+    SettingCodes.MAX_FRAME_SIZE: (16384, 2**24 - 1, wire.PROTOCOL_ERROR),
+    SettingCodes.ENABLE_CONNECT_PROTOCOL: (0, 1, wire.PROTOCOL_ERROR),
+    _NO_RFC7540_PRIORITIES: (0, 1, wire.PROTOCOL_ERROR),
+}
 
 
 class Http2Receiver:
@@ -67,7 +75,8 @@ class Http2Receiver:
 
     __slots__ = (
         *("_block", "_conn", "_control", "_decoder", "_dispatch", "_early", "_error", "_events"),
-        *("_free_updates", "_gate", "_goaway", "_held", "_highest", "_ignored", "_limits", "_now", "_out"),
+        *("_free_updates", "_gate", "_goaway", "_held", "_highest", "_ignored", "_late_block", "_limits"),
+        *("_now", "_out"),
         *(
             "_outgoing",
             "_ping",
@@ -102,6 +111,7 @@ class Http2Receiver:
             0,
             wire.NO_ERROR,
         )  # the stream whose field block comes, and what is wrong with it already
+        self._late_block: bytearray | None = None  # what has come of a field block that nobody wants
         self._free_updates = 0
         self._held = 0  # bytes of bodies that were not acknowledged
         self._returned = 0  # bytes by which the connection's window has yet to be widened
@@ -157,13 +167,8 @@ class Http2Receiver:
                     self._spend_control()
         except ConnectionFault as fault:
             raise self._fail(fault.code, str(fault)) from None
-        except ProtocolError as error:
-            code = int(error.error_code)
-            if isinstance(error.__cause__, OversizedHeaderListError):
-                code = wire.ENHANCE_YOUR_CALM
-            elif isinstance(error.__cause__, HPACKError):
-                code = wire.COMPRESSION_ERROR
-            raise self._fail(code, "a frame broke the protocol") from error
+        except (ProtocolError, HPACKError) as error:
+            raise self._fail(_code_of(error), "a frame broke the protocol") from error
         return events.popleft()
 
     @property
@@ -187,10 +192,7 @@ class Http2Receiver:
         self._return_credit(0)
         stream = self._streams.get(stream_id)
         if stream is not None and not stream.request_ended:
-            stream.credit += size
-            if stream.credit >= self._limits.window // 2:
-                self._conn.increment_flow_control_window(stream.credit, stream_id)
-                stream.credit = 0
+            self._return_stream_credit(stream, size)
 
     # -- errors and budgets ---------------------------------------------------------------------------------------
 
@@ -255,24 +257,41 @@ class Http2Receiver:
         """HEADERS: a request or trailers (RFC 9113 section 6.2). Any of them has to be decoded, for HPACK's sake."""
         stream_id, raw = frame.stream_id, frame.raw
         fault = wire.NO_ERROR
-        if frame.flags & wire.HAS_PRIORITY:
-            start = wire.HEADER_SIZE + (1 if frame.flags & wire.PADDED else 0)
-            if int.from_bytes(raw[start : start + 4], "big") & 0x7FFFFFFF == stream_id:
-                fault = wire.PROTOCOL_ERROR  # RFC 7540 section 5.3.1; h2 would end the connection
-                raw = raw[:start] + bytes(4) + raw[start + 4 :]
+        if frame.flags & wire.PADDED:
+            raw = _without_padding(raw)  # h2 does not take a frame of nothing else
+        start, depends = wire.HEADER_SIZE, frame.flags & wire.HAS_PRIORITY
+        if depends and int.from_bytes(raw[start : start + 4], "big") & 0x7FFFFFFF == stream_id:
+            fault = wire.PROTOCOL_ERROR  # RFC 7540 section 5.3.1; h2 would end the connection
+            raw = raw[:start] + bytes(4) + raw[start + 4 :]
         stream = self._streams.get(stream_id)
         if stream is not None:
             if not stream.request_ended and not frame.flags & wire.END_STREAM:
                 fault = wire.PROTOCOL_ERROR  # trailers that do not end the request (RFC 9113 section 8.1)
-                raw = raw[:4] + bytes((frame.flags | wire.END_STREAM,)) + raw[5:]
+                raw = raw[:4] + bytes((raw[4] | wire.END_STREAM,)) + raw[5:]
         elif stream_id > self._highest and stream_id % 2:
             self._highest = stream_id
+        elif stream_id in self._reset_by_us:
+            self._late_block = bytearray()
+            self._skip_block(frame.flags, raw[start + 5 if depends else start :])
+            return
         self._block = (stream_id, fault)
         self._feed_block(frame.flags, raw)
 
     def _receive_block(self, frame: RawFrame) -> None:
         """CONTINUATION (RFC 9113 section 6.10)."""
-        self._feed_block(frame.flags, frame.raw)
+        if self._late_block is None:
+            self._feed_block(frame.flags, frame.raw)
+        else:
+            self._skip_block(frame.flags, frame.raw[wire.HEADER_SIZE :])
+
+    def _skip_block(self, flags: int, fragment: bytes) -> None:
+        """Take trailers that were under way when we reset their stream, for HPACK's sake alone."""
+        assert self._late_block is not None
+        self._late_block += fragment
+        if flags & wire.END_HEADERS:
+            block, self._late_block = bytes(self._late_block), None
+            self._spend_control()
+            self._decoder.decode(block)
 
     def _feed_block(self, flags: int, raw: bytes) -> None:
         events = self._conn.receive_data(raw)
@@ -356,6 +375,10 @@ class Http2Receiver:
         if stream is None:
             self._receive_late_body(frame)
             return
+        if len(frame.raw) - wire.HEADER_SIZE > self._conn.remote_flow_control_window(stream_id):
+            self._reset_for(stream, wire.FLOW_CONTROL_ERROR)  # h2 would end the connection
+            self._receive_late_body(frame)
+            return
         event = self._conn.receive_data(frame.raw)[0]
         if type(event) is not DataReceived:  # the request had ended
             self._closed_by_h2(event)
@@ -366,9 +389,10 @@ class Http2Receiver:
         if not size and not ended:
             self._spend_control()
         self._return_credit(size + padding)
-        stream.credit += padding
         if ended:
             stream.request_ended = True
+        elif padding:
+            self._return_stream_credit(stream, padding)
         if stream.owed is not None:
             stream.owed -= size
             if stream.owed < 0 or (ended and stream.owed):  # RFC 9113 section 8.1.1
@@ -411,6 +435,13 @@ class Http2Receiver:
             self._conn.increment_flow_control_window(self._returned)
             self._returned = 0
 
+    def _return_stream_credit(self, stream: StreamState, size: int) -> None:
+        """Widen a stream's window, once it is worth a frame."""
+        stream.credit += size
+        if stream.credit >= self._limits.window // 2:
+            self._conn.increment_flow_control_window(stream.credit, stream.stream_id)
+            stream.credit = 0
+
     # -- other frames ---------------------------------------------------------------------------------------------
 
     def _receive_reset(self, frame: RawFrame) -> None:
@@ -444,13 +475,17 @@ class Http2Receiver:
         for start in range(0, len(payload), _SETTING_SIZE):
             code = int.from_bytes(payload[start : start + 2], "big")
             value = int.from_bytes(payload[start + 2 : start + 6], "big")
+            least, most, fault = _SETTING_VALUES.get(code, _ANY_VALUE)
+            if not least <= value <= most:  # also where another value follows (RFC 9113 section 6.5.3)
+                raise ConnectionFault(fault, "a setting has an illegal value")
+            if code == SettingCodes.HEADER_TABLE_SIZE and code in known:
+                self._conn.encoder.header_table_size = known[
+                    code
+                ]  # RFC 7541 section 4.2: the smallest is told
             if code in _KNOWN_SETTINGS:
                 known[code] = value
-            elif code == _NO_RFC7540_PRIORITIES:
-                if value > 1:
-                    raise ConnectionFault(wire.PROTOCOL_ERROR, "a setting has an illegal value")
-                if value:
-                    self._outgoing.refuse_tree()
+            elif code == _NO_RFC7540_PRIORITIES and value:
+                self._outgoing.refuse_tree()
         return known
 
     def _receive_ping(self, frame: RawFrame) -> None:
@@ -476,11 +511,14 @@ class Http2Receiver:
             self._free_updates -= 1
         else:
             self._spend_control()
-        empty = not int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big") & 0x7FFFFFFF
+        raw, start = frame.raw, wire.HEADER_SIZE
+        if raw[start] & 0x80:  # reserved, and of no meaning
+            raw = raw[:start] + bytes((raw[start] & 0x7F,)) + raw[start + 1 :]
+        empty = not any(raw[start:])
         if stream_id == 0:
             if empty:
                 raise ConnectionFault(wire.PROTOCOL_ERROR, "a window update of nothing")
-            self._conn.receive_data(frame.raw)
+            self._conn.receive_data(raw)
             return
         self._refuse_idle(stream_id)
         stream = self._streams.get(stream_id)
@@ -489,7 +527,7 @@ class Http2Receiver:
         if empty:
             self._reset_for(stream, wire.PROTOCOL_ERROR)
             return
-        for event in self._conn.receive_data(frame.raw):
+        for event in self._conn.receive_data(raw):
             if isinstance(event, StreamReset):  # the window grew too large
                 self._closed_by_h2(event)
                 return
@@ -561,6 +599,25 @@ def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> H2Connectio
     conn.encoder = FieldEncoder()
     conn.receive_data(wire.PREFACE)  # the gate has seen the real one
     return conn
+
+
+def _code_of(error: ProtocolError | HPACKError) -> int:
+    """The error code of RFC 9113 section 7 for what h2, or hpack below it, does not take."""
+    cause = error.__cause__ if isinstance(error, ProtocolError) else error
+    if isinstance(cause, OversizedHeaderListError):
+        return wire.ENHANCE_YOUR_CALM
+    if isinstance(error, HPACKError) or isinstance(cause, HPACKError):
+        return wire.COMPRESSION_ERROR
+    return int(error.error_code)
+
+
+def _without_padding(raw: bytes) -> bytes:
+    """The same HEADERS without padding; the gate has seen that it is not too long."""
+    start = wire.HEADER_SIZE
+    payload = raw[start + 1 : len(raw) - raw[start]]
+    return (
+        len(payload).to_bytes(3, "big") + raw[3:4] + bytes((raw[4] & ~wire.PADDED,)) + raw[5:start] + payload
+    )
 
 
 def _dependency(event: H2Event) -> Dependency:
