@@ -38,6 +38,8 @@ logger = logging.getLogger("trioserve.error")
 FILE_CHUNK = 262144
 OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
+JOINED_SIZE = 4096
+"""Bytes up to which pieces of a body are joined while they wait."""
 STALL_PROGRESS = 4096
 """Bytes that have to leave within the write-stall timeout: a window opened by single bytes is a stall."""
 
@@ -132,6 +134,7 @@ class Http2Stream:
             with self.cancel_scope:
                 await self._answer(status, text)
         finally:
+            self._unread = True  # the client may still be sending what nobody wants
             self._finish()
 
     async def _answer(self, status: int, text: str, headers: Headers | None = None) -> None:
@@ -153,6 +156,7 @@ class Http2Stream:
                 await self._answer(ending.status, ANSWERS[ending.status], fields)
             if not scope.cancelled_caught:
                 return
+        exchange.phase = COMPLETE
         self.connection.machine.reset_stream(self.stream_id, CANCEL)
 
     def _finish(self) -> None:
@@ -161,6 +165,8 @@ class Http2Stream:
         exchange = self.exchange
         if exchange.phase is not COMPLETE:  # a hard stop
             exchange.outcome = "cancelled"
+            exchange.cut = True
+        if exchange.cut:
             machine.reset_stream(self.stream_id, CANCEL)
         if self._over is not None:
             self._over.set()
@@ -178,8 +184,14 @@ class Http2Stream:
     # -- what the connection tells --------------------------------------------------------------------------------
 
     def take_chunk(self, chunk: BodyChunk) -> None:
-        """Hold a piece of the body until the application asks for it."""
-        self._chunks.append(chunk)
+        """Hold a piece of the body until the application asks for it; small ones are joined, for each costs memory."""
+        chunks = self._chunks
+        if chunks and len(chunks[-1].data) + len(chunk.data) <= JOINED_SIZE:
+            last = chunks[-1]
+            last.data += chunk.data
+            last.last, last.trailers = chunk.last, chunk.trailers
+        else:
+            chunks.append(chunk)
         if self._reading is not None:
             self._reading.set()
 
@@ -233,7 +245,7 @@ class Http2Stream:
         return chunk
 
     async def _wait_for_chunk(self) -> None:
-        if self._owes_continue and not self.left:
+        if self._owes_continue and not self.left and not self.framing.begun:
             self._owes_continue = False
             self.connection.machine.send_information(self.stream_id, [(b":status", b"100")])
             self.connection.wake_writer()
@@ -488,7 +500,8 @@ class Http2Stream:
             self.ending = ending
             self.read_deadline = self.write_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
-            self._hurry()
+            if self._watched or ending is not Ending.SHUTDOWN:  # the server's end has a bound of its own
+                self._hurry()
             self.cancel_scope.cancel()
 
 
