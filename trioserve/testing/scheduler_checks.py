@@ -188,6 +188,20 @@ def _rule_closed_streams_are_gone(build: BuildStreamScheduler) -> None:
     _expect_nothing(scheduler)
 
 
+def _rule_a_number_opened_again_is_a_new_stream(build: BuildStreamScheduler) -> None:
+    """Nothing of a closed stream is left: neither its readiness nor its priority nor its dependents."""
+    scheduler, (first, second, *_) = _ready_equals(build)
+    for signal in (Urgency(7), Dependency(second, 1)):
+        scheduler.reprioritise(first, signal)
+    scheduler.close(first)
+    scheduler.open(first)
+    assert dict(scheduler.streams())[first] is False, "a stream opened again is blocked"
+    scheduler.reprioritise(first, Urgency(3, True))
+    scheduler.unblock(first)
+    counts = Counter(scheduler.next() for _ in range(_EQUALS * 20))
+    assert counts[first] >= 18, f"{first} was opened again and still has its old priority: {counts}"
+
+
 def _rule_repetition_changes_nothing(build: BuildStreamScheduler) -> None:
     """Every call twice is the call once."""
     scheduler, stream_ids = _ready_equals(build)
@@ -195,6 +209,13 @@ def _rule_repetition_changes_nothing(build: BuildStreamScheduler) -> None:
         scheduler.open(stream_id)
         scheduler.unblock(stream_id)
     assert dict(scheduler.streams()) == dict.fromkeys(stream_ids, True), "opening again keeps a stream ready"
+    for stream_id in stream_ids[:2]:
+        counts: Counter[int | None] = Counter()
+        for _ in range(_EQUALS * 20):
+            scheduler.unblock(stream_id)
+            scheduler.block(2 * _EQUALS + 1)
+            counts[scheduler.next()] += 1
+        assert min(counts[each] for each in stream_ids) >= 18, f"unblocking again changes the turns: {counts}"
     _expect_each_once(scheduler, set(stream_ids))
     for stream_id in stream_ids:
         scheduler.block(stream_id)
@@ -254,6 +275,7 @@ def _rule_signals_keep_readiness(build: BuildStreamScheduler) -> None:
 _RULES = (
     _rule_opened_streams_are_blocked,
     _rule_closed_streams_are_gone,
+    _rule_a_number_opened_again_is_a_new_stream,
     _rule_repetition_changes_nothing,
     _rule_unknown_streams_are_ignored,
     _rule_equals_share,

@@ -345,9 +345,61 @@ def test_many_streams_never_make_a_chain_too_deep_to_walk(exclusive):
     assert sorted(order_of_completion(scheduler)) == [1, 199, 5999]
 
 
+def test_the_tree_has_room_for_any_number_of_streams():
+    scheduler = tree(*[None] * 1200)
+    assert len(set(serve(scheduler, 1200))) == 1200
+
+
 def test_a_chain_of_all_streams_is_served_from_its_head():
     scheduler = tree(*[Dependency(2 * number - 1) for number in range(100)])
     assert order_of_completion(scheduler) == [2 * number + 1 for number in range(100)]
+
+
+def test_blocked_streams_go_below_an_exclusive_one_too():
+    scheduler = DependencyScheduler()
+    for stream_id in (1, 3, 5):
+        scheduler.open(stream_id)
+    scheduler.reprioritise(5, Dependency(0, 16, exclusive=True))
+    for stream_id in (1, 3, 5):
+        scheduler.unblock(stream_id)
+    assert serve(scheduler, 3) == [5] * 3
+    scheduler.block(5)
+    assert sorted(serve(scheduler, 2)) == [1, 3]
+
+
+def test_a_stream_can_depend_on_one_that_had_nothing_to_send_yet():
+    scheduler = DependencyScheduler()
+    for stream_id in (1, 3, 5):
+        scheduler.open(stream_id)
+    scheduler.unblock(3)
+    scheduler.unblock(5)
+    scheduler.reprioritise(3, Dependency(1))
+    scheduler.unblock(1)
+    assert set(serve(scheduler, 10)) == {1, 5}
+    scheduler.block(5)
+    scheduler.close(1)
+    assert serve(scheduler, 2) == [3, 3]
+
+
+def test_streams_that_wait_for_their_applications_are_not_in_the_tree():
+    scheduler = DependencyScheduler()
+    for stream_id in range(1, 201, 2):
+        scheduler.open(stream_id)
+        scheduler.reprioritise(stream_id, Dependency())
+    scheduler.unblock(7)
+    scheduler.unblock(9)
+    assert nodes(scheduler) == 2
+    scheduler.close(7)
+    assert nodes(scheduler) == 1
+
+
+def test_the_same_place_again_wins_nothing():
+    scheduler = tree(None, None, None)
+    counts = Counter()
+    for _ in range(60):
+        scheduler.reprioritise(1, Dependency())
+        counts[scheduler.next()] += 1
+    assert counts == {1: 20, 3: 20, 5: 20}
 
 
 def test_urgencies_do_not_matter_to_the_tree():

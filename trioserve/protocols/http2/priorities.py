@@ -45,6 +45,7 @@ PrioritySignal: TypeAlias = Urgency | Dependency
 
 _DEFAULT: Final = Urgency()
 _LEAST_URGENT: Final = 7
+_BOOLEANS: Final = {b"0": False, b"1": True}
 
 # RFC 8941 section 3. Everything is possessive: no value makes the search go back.
 _KEY = r"[a-z*][a-z0-9_.*-]*+"
@@ -90,11 +91,7 @@ def merge_response_priority(request: Urgency, value: bytes) -> Urgency:
     """
     if len(value) > LONGEST_VALUE:
         return request
-    urgency, incremental = _read_members(value)
-    return Urgency(
-        request.urgency if urgency is None else urgency,
-        request.incremental if incremental is None else incremental,
-    )
+    return _merge(request, value)
 
 
 def parse_priority_update(payload: bytes) -> tuple[int, Urgency]:
@@ -111,9 +108,15 @@ def parse_priority_update(payload: bytes) -> tuple[int, Urgency]:
     return int.from_bytes(payload[:4], "big") & 0x7FFF_FFFF, parse_priority(payload[4:])
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # clients use few values, and LONGEST_VALUE does not bound the key, so: see below
+@functools.lru_cache(maxsize=64)  # clients use few values
+def _merge(request: Urgency, value: bytes) -> Urgency:
+    urgency, incremental = _read_members(value)
+    return Urgency(
+        request.urgency if urgency is None else urgency,
+        request.incremental if incremental is None else incremental,
+    )
+
+
 def _read_members(value: bytes) -> tuple[int | None, bool | None]:
     """Return `u` and `i`, each None where a value does not give it."""
     urgency: int | None = None
@@ -127,9 +130,7 @@ def _read_members(value: bytes) -> tuple[int | None, bool | None]:
         if match["key"] == b"u":
             urgency = _urgency(match["integer"])
         elif match["key"] == b"i":
-            incremental = match["bare"] is not None or (
-                match["boolean"] == b"1" if match["boolean"] else None
-            )
+            incremental = True if match["bare"] is not None else _BOOLEANS.get(match["boolean"])
         position = match.end()
     return urgency, incremental
 

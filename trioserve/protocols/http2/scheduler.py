@@ -104,11 +104,12 @@ class UrgencyScheduler:
         key = ~urgency if signal.incremental else urgency << _STREAM_BITS | stream_id
         if key == old:
             return
-        was_ready = self._is_ready(stream_id, old)
+        if not self._is_ready(stream_id, old):
+            self._keys[stream_id] = key
+            return
         self.block(stream_id)
         self._keys[stream_id] = key
-        if was_ready:
-            self.unblock(stream_id)
+        self.unblock(stream_id)
 
     def block(self, stream_id: int) -> None:
         """Take a stream out of its queue."""
@@ -186,32 +187,34 @@ class DependencyScheduler:
     """RFC 7540 section 5.3: a stream is served before those that depend on it; siblings share by weight.
 
     The tree holds the open streams and nothing else: idle and closed ones, which the RFC would let a peer
-    use as inner nodes, count as unknown, and what depends on those depends on the root.
+    use as inner nodes, count as unknown, and what depends on those depends on the root. A stream is planted when it
+    is first ready or part of a dependency, because each that stands in the tree makes every step there longer.
 
     Loops are untied here before PriorityTree sees them. It would hand the children of the moved stream to another
     parent without taking them from the first, and then name a stream long after it was removed.
     """
 
-    __slots__ = ("_places", "_ready", "_tree")
+    __slots__ = ("_places", "_planted", "_ready", "_tree")
 
     def __init__(self) -> None:
         self._tree = PriorityTree(maximum_streams=_NO_LIMIT)
-        self._places: dict[int, Dependency] = {}  # where each open stream stands in the tree; never exclusive
+        # Where each open stream stands, or would: those not planted are blocked, at the root, of the default weight.
+        self._places: dict[int, Dependency] = {}  # never exclusive: that is an act, not a place
+        self._planted: set[int] = set()
         self._ready: dict[int, None] = {}
 
     def open(self, stream_id: int) -> None:
         """Add a stream, blocked."""
         if stream_id not in self._places:
-            self._tree.insert_stream(stream_id)
-            self._tree.block(stream_id)
             self._places[stream_id] = _AT_ROOT
 
     def close(self, stream_id: int) -> None:
         """Forget a stream; those that depend on it move up (RFC 7540 section 5.3.4), each with its own weight."""
         place = self._places.pop(stream_id, None)
-        if place is None:
+        if place is None or stream_id not in self._planted:
             return
         self._ready.pop(stream_id, None)
+        self._planted.remove(stream_id)
         self._tree.remove_stream(stream_id)
         self._hand_over(stream_id, place.parent)
 
@@ -244,6 +247,7 @@ class DependencyScheduler:
     def unblock(self, stream_id: int) -> None:
         """Note that a stream has something to send."""
         if stream_id in self._places:
+            self._plant(stream_id)
             self._ready[stream_id] = None
             self._tree.unblock(stream_id)
 
@@ -273,14 +277,23 @@ class DependencyScheduler:
                 return True
         return False
 
+    def _plant(self, stream_id: int) -> None:
+        if stream_id and stream_id not in self._planted:
+            self._planted.add(stream_id)
+            self._tree.insert_stream(stream_id)
+            self._tree.block(stream_id)
+
     def _move(self, stream_id: int, place: Dependency) -> None:
         """Hang a stream under a parent that does not depend on it."""
-        self._tree.reprioritize(stream_id, place.parent, place.weight, place.exclusive)
+        parent = place.parent
+        self._plant(parent)
+        self._plant(stream_id)
         if place.exclusive:
-            self._places[stream_id] = _AT_ROOT._replace(
-                parent=stream_id
-            )  # none of those that are handed over
-            self._hand_over(place.parent, stream_id)
+            for sibling, other in self._places.items():
+                if other.parent == parent:
+                    self._plant(sibling)
+            self._hand_over(parent, stream_id)
+        self._tree.reprioritize(stream_id, parent, place.weight, place.exclusive)
         self._places[stream_id] = place._replace(exclusive=False)
 
     def _hand_over(self, parent: int, heir: int) -> None:
