@@ -298,6 +298,8 @@ class Http2Connection:
             LocalProtocolError: path or headers are illegal.
         """
         target, fields = check_push(path, headers)
+        if 2 * len(self._streams) >= self.context.settings.http2.max_concurrent_streams:
+            return  # the room that is left is for what the client asks for
         request = stream.exchange.request
         assert isinstance(request, Http2Request)
         scheme = stream.exchange.peer.scheme
@@ -422,8 +424,9 @@ class Http2Connection:
                 self.write_deadline = now + self._timeouts.write_stall
                 return
             self.write_deadline = inf
-            self.transport.abort()  # which wakes reader and writer
+            self.transport.abort()
             self._lose_streams(broken=True)
+            self._io.cancel()  # not every transport wakes who waits for it
         elif self.exchange_deadline <= now:
             self._finish_opening()
         else:
