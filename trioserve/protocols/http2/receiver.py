@@ -11,6 +11,7 @@ Invariants: nothing but `RemoteProtocolError` leaves `receive_data` and `next_ev
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from h2.config import H2Configuration
@@ -47,6 +48,8 @@ REMEMBERED_RESETS: Final = 1024
 """Streams that were reset of which frames may still come."""
 SETTINGS_PER_FRAME: Final = 32
 """Settings that count as one control frame."""
+STREAMS_PER_FRAME: Final = 4
+"""Open streams whose windows are changed by a setting that count as one control frame."""
 DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
 
 _NO_RFC7540_PRIORITIES: Final = 9  # RFC 9218 section 2.1
@@ -465,6 +468,8 @@ class Http2Receiver:
         payload = frame.raw[wire.HEADER_SIZE :]
         self._spend_control(1 + len(payload) // (_SETTING_SIZE * SETTINGS_PER_FRAME))
         known = self._known_settings(payload)
+        if SettingCodes.INITIAL_WINDOW_SIZE in known:  # every stream's window has to be changed
+            self._spend_control(len(self._streams) // STREAMS_PER_FRAME)
         self._conn.receive_data(SettingsFrame(0, known).serialize())
         if SettingCodes.INITIAL_WINDOW_SIZE in known:
             self._outgoing.widen_all()
@@ -584,7 +589,18 @@ def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> H2Connectio
             normalize_outbound_headers=False,
         )
     )
-    conn.local_settings = Settings(
+    conn.local_settings = _local_settings(limits)
+    conn.max_inbound_frame_size = limits.max_frame_size
+    conn.decoder = decoder
+    conn.encoder = FieldEncoder()
+    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
+    return conn
+
+
+@lru_cache(maxsize=8)
+def _local_settings(limits: Http2Limits) -> Settings:
+    """Our settings as h2 has to know them: one object for all connections, since they never change and take 5 KB."""
+    return Settings(
         client=False,
         initial_values={
             SettingCodes.MAX_CONCURRENT_STREAMS: UNLIMITED,  # h2 would end the connection; we refuse the stream
@@ -594,11 +610,6 @@ def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> H2Connectio
             SettingCodes.ENABLE_CONNECT_PROTOCOL: int(limits.extended_connect),
         },
     )
-    conn.max_inbound_frame_size = limits.max_frame_size
-    conn.decoder = decoder
-    conn.encoder = FieldEncoder()
-    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
-    return conn
 
 
 def _code_of(error: ProtocolError | HPACKError) -> int:
