@@ -287,9 +287,10 @@ class Http2Connection:
             stream.lose(broken=broken)
 
     def acknowledge(self, stream_id: int, size: int) -> None:
-        """Give the client credit for bytes of a body that the application took."""
-        self.machine.acknowledge(stream_id, size)
-        self.wake_writer()
+        """Give the client credit for bytes of a body that the application took, if it can still use any."""
+        if not self.machine.failed:
+            self.machine.acknowledge(stream_id, size)
+            self.wake_writer()
 
     def push(self, stream: Http2Stream, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Answer a request that the application makes in its client's name; nothing if the client wants none.
@@ -357,7 +358,7 @@ class Http2Connection:
                     stream.make_room()
             drained.clear()
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytearray) -> None:
         transport = self.transport
         rest = transport.send_now(data)
         if rest is None:

@@ -321,7 +321,7 @@ class _Client:
 
     def receive(self, budget: int = 32768) -> None:
         """Take in what the machine sends at once."""
-        self.record.take_in(self.machine.data_to_send(budget))
+        self.record.take_in(bytes(self.machine.data_to_send(budget)))
 
     def body(self, stream_id: int) -> bytes:
         """Return the content that has come so far."""

@@ -58,10 +58,9 @@ class Http2Machine(Http2Receiver):
         }
         if limits.extended_connect:
             settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
-        self._out += SettingsFrame(0, {int(code): value for code, value in settings.items()}).serialize()
+        self._conn.emit(SettingsFrame(0, {int(code): value for code, value in settings.items()}).serialize())
         if limits.connection_window > DEFAULT_WINDOW:
             self._conn.increment_flow_control_window(limits.connection_window - DEFAULT_WINDOW)
-            self._out += self._conn.data_to_send()
 
     def upgrade(self, settings: bytes, request: Http2Request) -> None:
         """Let a request that came over HTTP/1.1 with `Upgrade: h2c` be stream 1 (RFC 7540 section 3.2).
@@ -81,7 +80,7 @@ class Http2Machine(Http2Receiver):
             self._conn.initiate_upgrade_connection(base64.urlsafe_b64encode(known))
         except (binascii.Error, ProtocolError, ConnectionFault) as error:
             raise RemoteProtocolError("malformed http2-settings") from error
-        self._conn.clear_outbound_data_buffer()
+        self._conn.data_to_send()  # h2's own SETTINGS, which nobody shall see
         self._highest = 1
         self._streams[1] = StreamState(1, True)
         self._events.append(request)
@@ -105,19 +104,19 @@ class Http2Machine(Http2Receiver):
         stream = self._sending(stream_id)
         if stream is None:
             return
-        self._conn.send_headers(stream_id, fields, end_stream=end)
+        self._conn.send_fields(stream_id, fields, end=end)
         if priority is not None:
             self._outgoing.refuse_tree()
             amended = merge_response_priority(stream.urgency or Urgency(), priority)
             self._outgoing.reprioritise(stream, amended)
         if end:
-            self._outgoing.drop(stream)
+            self._outgoing.drop(stream)  # the scheduler may know it
             self._end_answer(stream)
 
     def send_information(self, stream_id: int, fields: Headers) -> None:
         """Send the head of an informational response, `:status` first."""
         if self._sending(stream_id) is not None:
-            self._conn.send_headers(stream_id, fields)
+            self._conn.send_fields(stream_id, fields, end=False, final=False)
 
     def send_body(self, stream_id: int, data: bytes | memoryview, end: bool) -> bool:
         """Send a piece of content; False when so much waits for the peer that the caller should, too.
@@ -150,9 +149,7 @@ class Http2Machine(Http2Receiver):
     def _end_answer(self, stream: StreamState) -> None:
         """Our side has ended; forget the stream if both have."""
         if stream.request_ended:
-            del self._streams[stream.stream_id]
-            if stream.stream_id % 2 == 0:
-                self._pushed -= 1
+            self._forget(stream, self._ended)
 
     def push(
         self, stream_id: int, target: bytes, scheme: str, host: bytes, headers: Headers
@@ -209,13 +206,12 @@ class Http2Machine(Http2Receiver):
         """
         if not self.failed:
             self._goaway = self._highest if final else ANY_STREAM
-            self._out += self._conn.data_to_send()
-            self._out += GoAwayFrame(0, self._goaway, wire.NO_ERROR).serialize()
+            self._conn.emit(GoAwayFrame(0, self._goaway, wire.NO_ERROR).serialize())
 
     def send_ping(self, data: bytes) -> None:
         """Ask the peer for an answer, which is the event PONG; `data` is 8 bytes."""
         self._ping = data
-        self._out += PingFrame(0, data).serialize()
+        self._conn.emit(PingFrame(0, data).serialize())
 
     def unsent(self, stream_id: int) -> int:
         """Bytes of a response that wait for the peer's windows or their turn."""
@@ -229,25 +225,24 @@ class Http2Machine(Http2Receiver):
     @property
     def queued(self) -> int:
         """Bytes that `data_to_send` would return whatever its budget."""
-        self._out += self._conn.data_to_send()
-        return len(self._out)
+        return len(self._conn.collect())
 
     @property
     def drained(self) -> list[int]:
         """Streams whose senders need not wait any more; the caller empties it."""
         return self._outgoing.drained
 
-    def data_to_send(self, budget: int) -> bytes:
+    def data_to_send(self, budget: int) -> bytearray:
         """Return what has to be sent next: all that cannot wait, and about `budget` bytes of content."""
-        out, conn = self._out, self._conn
-        out += conn.data_to_send()
+        conn = self._conn
+        out = conn.collect()
         if self._outgoing.waiting and not self.failed:
             for stream in self._outgoing.fill(budget - len(out)):
                 self._end_answer(stream)
-            out += conn.data_to_send()
-        self._free_updates = min(
-            self._free_updates + FREE_WINDOW_UPDATES * self._outgoing.take_count(), MOST_FREE_UPDATES
-        )
-        data = bytes(out)
-        out.clear()
-        return data
+            out = conn.collect()
+        count = self._outgoing.take_count()
+        if count:
+            self._free_updates = min(self._free_updates + FREE_WINDOW_UPDATES * count, MOST_FREE_UPDATES)
+        if out:
+            conn.ready = bytearray()
+        return out

@@ -15,9 +15,8 @@ from trioserve.protocols.http2.priorities import Dependency, Urgency
 from trioserve.protocols.http2.scheduler import DependencyScheduler, StreamScheduler, UrgencyScheduler
 
 if TYPE_CHECKING:
-    from h2.connection import H2Connection
-
     from trioserve.protocols.http2.events import Headers
+    from trioserve.protocols.http2.lean_connection import LeanConnection
 
 LARGEST_FRAME: Final = 16384
 """Bytes of content in one frame; a peer that allows more gets no more, so that urgent streams come in between."""
@@ -85,7 +84,7 @@ class Outgoing:
         "drained",
     )
 
-    def __init__(self, connection: H2Connection, streams: dict[int, StreamState], high_water: int) -> None:
+    def __init__(self, connection: LeanConnection, streams: dict[int, StreamState], high_water: int) -> None:
         self._connection = connection
         self._streams = streams
         self._high_water = high_water
@@ -244,7 +243,7 @@ class Outgoing:
         """End our side behind the content: with trailers, or with an empty frame."""
         if stream.ending:
             stream.answered = True
-            self._connection.send_headers(stream.stream_id, stream.ending, end_stream=True)
+            self._connection.send_fields(stream.stream_id, stream.ending, end=True)
             self._leave(stream)
         elif stream.ending is not None:
             self._send_frame(stream, b"", True)
@@ -252,7 +251,7 @@ class Outgoing:
     def _send_frame(self, stream: StreamState, data: bytes | memoryview, end: bool) -> None:
         if end or len(data) >= WORTHY_FRAME:
             self._worthy_frames += 1
-        self._connection.send_data(stream.stream_id, data, end)
+        self._connection.send_content(stream.stream_id, data, end=end)
         if end:
             stream.answered = True
             self._leave(stream)

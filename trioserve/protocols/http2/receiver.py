@@ -15,12 +15,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import DataReceived, PriorityUpdated, RequestReceived, StreamReset, TrailersReceived
+from h2.events import DataReceived, StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hpack.exceptions import HPACKError, OversizedHeaderListError
-from hyperframe.frame import GoAwayFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http2 import frame_gate as wire
@@ -28,6 +27,7 @@ from trioserve.protocols.http2.budget import Budget
 from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, RefusedRequest, StreamClosed
 from trioserve.protocols.http2.field_codec import FieldDecoder, FieldEncoder
 from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
+from trioserve.protocols.http2.lean_connection import LeanConnection
 from trioserve.protocols.http2.outgoing import Outgoing, StreamState
 from trioserve.protocols.http2.priorities import Dependency, Urgency, parse_priority, parse_priority_update
 from trioserve.protocols.http2.request_policy import MalformedRequest, judge_request, judge_trailers
@@ -44,8 +44,8 @@ FREE_WINDOW_UPDATES: Final = 2
 """WINDOW_UPDATE frames that a peer may send for each DATA frame of ours before they count as control frames."""
 HELD_WINDOWS: Final = 4
 """Connection windows of unread bodies that are held before the connection as a whole is made to wait."""
-REMEMBERED_RESETS: Final = 1024
-"""Streams that were reset of which frames may still come."""
+REMEMBERED_STREAMS: Final = 1024
+"""Closed streams of each kind of which it is known how they ended, for frames that come late."""
 SETTINGS_PER_FRAME: Final = 32
 """Settings that count as one control frame."""
 STREAMS_PER_FRAME: Final = 4
@@ -77,20 +77,29 @@ class Http2Receiver:
     """
 
     __slots__ = (
-        *("_block", "_conn", "_control", "_decoder", "_dispatch", "_early", "_error", "_events"),
-        *("_free_updates", "_gate", "_goaway", "_held", "_highest", "_ignored", "_late_block", "_limits"),
-        *("_now", "_out"),
         *(
-            "_outgoing",
-            "_ping",
-            "_pushed",
-            "_reset_by_peer",
-            "_reset_by_us",
-            "_resets",
-            "_returned",
-            "_streams",
+            "_block",
+            "_block_ends_stream",
+            "_conn",
+            "_control",
+            "_decoder",
+            "_dependency",
+            "_dispatch",
+            "_early",
         ),
-        *("failed", "peer_leaving"),
+        *(
+            "_ended",
+            "_error",
+            "_events",
+            "_free_updates",
+            "_gate",
+            "_goaway",
+            "_held",
+            "_highest",
+            "_ignored",
+        ),
+        *("_limits", "_now", "_outgoing", "_ping", "_pushed", "_reset_by_peer", "_reset_by_us", "_resets"),
+        *("_returned", "_streams", "failed", "peer_leaving"),
     )
 
     def __init__(self, limits: Http2Limits) -> None:
@@ -105,20 +114,18 @@ class Http2Receiver:
         self._resets = Budget(limits.resets)
         self._control = Budget(limits.control_frames)
         self._events: deque[Event] = deque()
-        self._out = bytearray()  # frames that are not h2's
         self._now = 0.0
         self._error: RemoteProtocolError | None = None
         self._highest = 0  # the highest stream that the peer has opened
         self._goaway: int | None = None  # the last stream that we promised to answer, once promised
-        self._block = (
-            0,
-            wire.NO_ERROR,
-        )  # the stream whose field block comes, and what is wrong with it already
-        self._late_block: bytearray | None = None  # what has come of a field block that nobody wants
+        self._block = bytearray()  # the field block whose frames come
         self._free_updates = 0
         self._held = 0  # bytes of bodies that were not acknowledged
         self._returned = 0  # bytes by which the connection's window has yet to be widened
         self._ignored = 0  # the same, of frames that h2 never saw
+        self._dependency: Dependency | None = None  # what the HEADERS that were read last say of it
+        self._block_ends_stream = False  # the same
+        self._ended: dict[int, None] = {}
         self._reset_by_us: dict[int, None] = {}  # frames that were under way are expected on these
         self._reset_by_peer: dict[int, None] = {}
         self._early: dict[int, Urgency] = {}  # for streams that are not open yet (RFC 9218 section 7.1)
@@ -205,7 +212,9 @@ class Http2Receiver:
             self._error = RemoteProtocolError(reason)
             self.failed = True
             self._conn.clear_outbound_data_buffer()
-            self._out += GoAwayFrame(0, self._highest, int(code), additional_data=reason.encode()).serialize()
+            self._conn.emit(
+                GoAwayFrame(0, self._highest, int(code), additional_data=reason.encode()).serialize()
+            )
             self._streams.clear()
             self._events.clear()
         return self._error
@@ -230,19 +239,21 @@ class Http2Receiver:
         """Reset a stream (RFC 9113 section 5.4.2), and drop what waits on it; nothing happens on a closed one."""
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._forget(stream, self._reset_by_us)
             self._conn.reset_stream(stream_id, code)
+            self._forget(stream, self._reset_by_us)
 
-    def _forget(self, stream: StreamState, resets: dict[int, None]) -> None:
-        """Close a stream that was reset, and remember by whom."""
+    def _forget(self, stream: StreamState, memory: dict[int, None]) -> None:
+        """Close a stream, and remember for a while in what way."""
         stream_id = stream.stream_id
         del self._streams[stream_id]
-        self._outgoing.drop(stream)
+        if not stream.answered:
+            self._outgoing.drop(stream)
         if stream_id % 2 == 0:
             self._pushed -= 1
-        if len(resets) >= REMEMBERED_RESETS:
-            del resets[next(iter(resets))]
-        resets[stream_id] = None
+        self._conn.close_stream(stream_id)
+        if len(memory) >= REMEMBERED_STREAMS:
+            del memory[next(iter(memory))]
+        memory[stream_id] = None
 
     def _is_idle(self, stream_id: int) -> bool:
         """Whether a stream was never opened (RFC 9113 section 5.1.1)."""
@@ -257,62 +268,61 @@ class Http2Receiver:
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def _receive_head(self, frame: RawFrame) -> None:
-        """HEADERS: a request or trailers (RFC 9113 section 6.2). Any of them has to be decoded, for HPACK's sake."""
-        stream_id, raw = frame.stream_id, frame.raw
-        fault = wire.NO_ERROR
-        if frame.flags & wire.PADDED:
-            raw = _without_padding(raw)  # h2 does not take a frame of nothing else
-        start, depends = wire.HEADER_SIZE, frame.flags & wire.HAS_PRIORITY
-        if depends and int.from_bytes(raw[start : start + 4], "big") & 0x7FFFFFFF == stream_id:
-            fault = wire.PROTOCOL_ERROR  # RFC 7540 section 5.3.1; h2 would end the connection
-            raw = raw[:start] + bytes(4) + raw[start + 4 :]
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            if not stream.request_ended and not frame.flags & wire.END_STREAM:
-                fault = wire.PROTOCOL_ERROR  # trailers that do not end the request (RFC 9113 section 8.1)
-                raw = raw[:4] + bytes((raw[4] | wire.END_STREAM,)) + raw[5:]
-        elif stream_id > self._highest and stream_id % 2:
-            self._highest = stream_id
-        elif stream_id in self._reset_by_us:
-            self._late_block = bytearray()
-            self._skip_block(frame.flags, raw[start + 5 if depends else start :])
-            return
-        self._block = (stream_id, fault)
-        self._feed_block(frame.flags, raw)
+        """HEADERS: a request or trailers (RFC 9113 section 6.2)."""
+        raw, flags = frame.raw, frame.flags
+        start, end = wire.HEADER_SIZE, len(raw)
+        if flags & wire.PADDED:
+            end -= raw[start]
+            start += 1
+        self._dependency = None
+        if flags & wire.HAS_PRIORITY:
+            parent = int.from_bytes(raw[start : start + 4], "big")
+            weight = raw[start + 4] + 1
+            self._dependency = Dependency(parent & 0x7FFFFFFF, weight, parent > 0x7FFFFFFF)
+            start += 5
+        self._block_ends_stream = flags & wire.END_STREAM != 0
+        if flags & wire.END_HEADERS:
+            self._take_block(frame.stream_id, raw[start:end])
+        else:
+            self._block = bytearray(raw[start:end])
 
     def _receive_block(self, frame: RawFrame) -> None:
         """CONTINUATION (RFC 9113 section 6.10)."""
-        if self._late_block is None:
-            self._feed_block(frame.flags, frame.raw)
-        else:
-            self._skip_block(frame.flags, frame.raw[wire.HEADER_SIZE :])
+        self._block += frame.raw[wire.HEADER_SIZE :]
+        if frame.flags & wire.END_HEADERS:
+            block, self._block = bytes(self._block), bytearray()
+            self._take_block(frame.stream_id, block)
 
-    def _skip_block(self, flags: int, fragment: bytes) -> None:
-        """Take trailers that were under way when we reset their stream, for HPACK's sake alone."""
-        assert self._late_block is not None
-        self._late_block += fragment
-        if flags & wire.END_HEADERS:
-            block, self._late_block = bytes(self._late_block), None
-            self._spend_control()
-            self._decoder.decode(block)
+    def _take_block(self, stream_id: int, block: bytes) -> None:
+        """A whole field block; it has to be decoded for HPACK's sake, also where nobody wants it."""
+        self._decoder.decode(block)
+        ended = self._block_ends_stream
+        stream = self._streams.get(stream_id)
+        if stream_id % 2 == 0:
+            raise ConnectionFault(wire.PROTOCOL_ERROR, "a client's streams have odd numbers")
+        if stream is not None:
+            if stream.request_ended:
+                self._reset_for(stream, wire.STREAM_CLOSED)
+            elif not ended or self._depends_on_itself(stream_id):  # RFC 9113 section 8.1
+                self._reset_for(stream, wire.PROTOCOL_ERROR)
+            else:
+                self._conn.end_request(stream_id)
+                self._end_with_trailers(stream)
+        elif stream_id > self._highest:
+            self._highest = stream_id
+            self._conn.open_stream(stream_id, ended)
+            self._open_stream(stream_id, ended)
+        elif stream_id in self._reset_by_us:
+            self._spend_control()  # trailers that were under way
+        elif stream_id in self._reset_by_peer:
+            self._conn.emit(RstStreamFrame(stream_id, wire.STREAM_CLOSED).serialize())
+            self._spend_reset()
+        elif stream_id in self._ended:
+            raise ConnectionFault(wire.STREAM_CLOSED, "fields came after the end of their stream")
+        else:  # RFC 9113 section 5.1.1: passed over, and closed by that
+            raise ConnectionFault(wire.PROTOCOL_ERROR, "a stream has a lower number than the one before")
 
-    def _feed_block(self, flags: int, raw: bytes) -> None:
-        events = self._conn.receive_data(raw)
-        if not flags & wire.END_HEADERS:
-            return
-        stream_id, fault = self._block
-        for event in events:
-            kind = type(event)
-            if kind is RequestReceived:
-                self._open_stream(stream_id, event.stream_ended is not None, fault)  # type: ignore[attr-defined]
-            elif kind is TrailersReceived:
-                self._end_with_trailers(self._streams[stream_id], fault)
-            elif kind is PriorityUpdated:
-                self._prefer(stream_id, _dependency(event))
-            elif kind is StreamReset:
-                self._closed_by_h2(event)
-
-    def _open_stream(self, stream_id: int, ended: bool, fault: int) -> None:
+    def _open_stream(self, stream_id: int, ended: bool) -> None:
         """Judge a request, and report it or refuse it."""
         stream = self._streams[stream_id] = StreamState(stream_id, ended)
         early = self._early.pop(stream_id, None)
@@ -322,8 +332,8 @@ class Http2Receiver:
         ):  # RFC 9113 sections 5.1.2 and 6.8: the peer may try again
             self._reset_for(stream, wire.REFUSED_STREAM, known=False)
             return
-        if fault:
-            self._reset_for(stream, fault, known=False)
+        if self._depends_on_itself(stream_id):
+            self._reset_for(stream, wire.PROTOCOL_ERROR, known=False)
             return
         fields, size = self._decoder.fields, self._decoder.size
         try:
@@ -342,22 +352,30 @@ class Http2Receiver:
             stream.urgency = parse_priority(b", ".join(priority))
         if early is not None:
             stream.urgency = early  # RFC 9218 section 7: a frame overrides the field
-        if stream.urgency is not None:
-            self._outgoing.reprioritise(stream, stream.urgency)
+        signal = stream.urgency or self._dependency
+        if signal is not None:
+            self._outgoing.reprioritise(stream, signal)
         self._events.append(request)
 
-    def _end_with_trailers(self, stream: StreamState, fault: int) -> None:
+    def _depends_on_itself(self, stream_id: int) -> bool:
+        """RFC 7540 section 5.3.1 forbids it."""
+        return self._dependency is not None and self._dependency.parent == stream_id
+
+    def _end_with_trailers(self, stream: StreamState) -> None:
         stream.request_ended = True
+        fields, limits = self._decoder.fields, self._limits
         try:
-            trailers = judge_trailers(self._decoder.fields)
+            trailers = judge_trailers(fields)
         except MalformedRequest:
-            fault = wire.PROTOCOL_ERROR
-        if fault or stream.owed:  # RFC 9113 section 8.1.1
-            self._reset_for(stream, fault or wire.PROTOCOL_ERROR)
+            self._reset_for(stream, wire.PROTOCOL_ERROR)
+            return
+        too_much = self._decoder.size > limits.max_head_size or len(fields) > limits.max_fields
+        if stream.owed or too_much:  # RFC 9113 section 8.1.1
+            self._reset_for(stream, wire.PROTOCOL_ERROR)
             return
         self._events.append(BodyChunk(stream.stream_id, b"", True, trailers))
         if stream.answered:
-            del self._streams[stream.stream_id]
+            self._forget(stream, self._ended)
 
     def _closed_by_h2(self, event: H2Event) -> None:
         """Take note that h2 itself has reset a stream for the peer's mistake."""
@@ -405,7 +423,7 @@ class Http2Receiver:
             self._held += size
             self._events.append(BodyChunk(stream_id, data, ended, []))
         if ended and stream.answered:
-            del self._streams[stream_id]
+            self._forget(stream, self._ended)
 
     def _receive_late_body(self, frame: RawFrame) -> None:
         """DATA on a stream that is not open: what was under way when we reset it is no mistake."""
@@ -418,7 +436,7 @@ class Http2Receiver:
             if self._ignored > self._conn.inbound_flow_control_window:
                 raise ConnectionFault(wire.FLOW_CONTROL_ERROR, "the connection's window was overrun")
             if self._ignored >= self._limits.connection_window // 2:
-                self._out += WindowUpdateFrame(0, self._ignored).serialize()
+                self._conn.emit(WindowUpdateFrame(0, self._ignored).serialize())
                 self._ignored = 0
         elif stream_id in self._reset_by_peer:
             self._conn.receive_data(frame.raw)  # answers STREAM_CLOSED
@@ -502,7 +520,7 @@ class Http2Receiver:
             return
         self._spend_control()
         if not frame.flags & wire.ACK:
-            self._out += PingFrame(0, data, flags=("ACK",)).serialize()
+            self._conn.emit(PingFrame(0, data, flags=("ACK",)).serialize())
 
     def _receive_goaway(self, frame: RawFrame) -> None:  # noqa: ARG002 - h2 would refuse all that follows it
         """GOAWAY (RFC 9113 section 6.8): what is open goes on."""
@@ -577,9 +595,9 @@ class Http2Receiver:
             self._outgoing.reprioritise(stream, dependency)
 
 
-def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> H2Connection:
+def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> LeanConnection:
     """h2 with its checks of fields off, which `request_policy` and `response_framing` do better and faster."""
-    conn = H2Connection(
+    conn = LeanConnection(
         H2Configuration(
             client_side=False,
             header_encoding=None,
@@ -620,17 +638,3 @@ def _code_of(error: ProtocolError | HPACKError) -> int:
     if isinstance(error, HPACKError) or isinstance(cause, HPACKError):
         return wire.COMPRESSION_ERROR
     return int(error.error_code)
-
-
-def _without_padding(raw: bytes) -> bytes:
-    """The same HEADERS without padding; the gate has seen that it is not too long."""
-    start = wire.HEADER_SIZE
-    payload = raw[start + 1 : len(raw) - raw[start]]
-    return (
-        len(payload).to_bytes(3, "big") + raw[3:4] + bytes((raw[4] & ~wire.PADDED,)) + raw[5:start] + payload
-    )
-
-
-def _dependency(event: H2Event) -> Dependency:
-    assert isinstance(event, PriorityUpdated)
-    return Dependency(event.depends_on or 0, event.weight or 16, bool(event.exclusive))
