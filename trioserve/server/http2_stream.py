@@ -176,7 +176,7 @@ class Http2Stream:
             # The response is out, or never will be; the rest of the request is of no use (RFC 9113 section 8.1).
             machine.reset_stream(self.stream_id, NO_ERROR)
             for chunk in self._chunks:
-                machine.acknowledge(self.stream_id, len(chunk.data))
+                connection.acknowledge(self.stream_id, len(chunk.data))
             self._chunks.clear()
         record_exchange(self._context, exchange, self._now())
         connection.end_stream(self)
