@@ -106,3 +106,47 @@ class ResponseChannel(Protocol):
     def abort(self) -> None:
         """End the response so that the client can tell it is not complete."""
         ...
+
+
+class SessionChannel(ResponseChannel, Protocol):
+    """What a WebSocket session needs of the protocol below it.
+
+    Until it is accepted it is a request like any other and may be answered like one (a denial); from then on
+    only what follows here is used.
+    """
+
+    async def accept(self, subprotocol: str | None, headers: Headers) -> None:
+        """Complete the opening handshake.
+
+        Raises `LocalProtocolError` for a subprotocol the client did not offer, or an illegal field, and
+        `ClientDisconnected`.
+        """
+        ...
+
+    async def receive_message(self) -> SessionMessage | SessionEnd:
+        """Return the next message, or how the session ended; the latter for ever after.
+
+        What is there already is returned without a checkpoint; cancelling it loses nothing.
+        """
+        ...
+
+    def write_message(self, data: str | bytes) -> Rest | None:
+        """Write a message; returns as `write_head` and is followed by `write_rest` in the same way."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake, or complete the peer's; waits until the close frame has been taken."""
+        ...
+
+
+class SessionMessage(Protocol):
+    """A whole WebSocket message, as a protocol machine reports it: text as `str`, binary as `bytes`."""
+
+    data: str | bytes
+
+
+class SessionEnd(Protocol):
+    """How a session ended: the close code, 1005 if none was sent and 1006 if the connection just broke."""
+
+    code: int
+    reason: str
