@@ -393,7 +393,8 @@ class Http2Stream:
 
     def abort(self) -> None:
         """See `ResponseChannel`."""
-        self.connection.machine.reset_stream(self.stream_id, INTERNAL_ERROR)
+        code = INTERNAL_ERROR if self.ending is None else CANCEL
+        self.connection.machine.reset_stream(self.stream_id, code)
         self.connection.wake_writer()
 
     # -- what RequestControl needs --------------------------------------------------------------------------------
