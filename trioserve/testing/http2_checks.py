@@ -69,7 +69,8 @@ class Http2Row:
         name: unique in its table; begins with the section that has the rule.
         script: bytes to send; or a stream, of which the end of the response (or its reset) is awaited first.
         goaway: the code of the error that ends the connection; None when it has to live.
-        resets: streams that are reset, and the code, in order.
+        resets: streams that are reset, and the code, in order; without those that were answered early and are
+            reset with NO_ERROR, as RFC 9113 section 8.1 allows.
         answers: streams and the status of their complete responses, and the content, if it matters.
         partial: streams and the bytes of content that may leave of a response that cannot end.
         pings: what answers to PING carry, in order.
@@ -118,7 +119,8 @@ def judge_record(row: Http2Row, record: ConnectionRecord, *, followed: bool) -> 
         return _judge_failure(row, record, failures)
     if failures:
         return f"{row.name}: the connection was ended with {failures[0].error_code}"
-    resets = tuple((f.stream_id, f.error_code) for f in record.frames if isinstance(f, RstStreamFrame))
+    stopped = [frame for frame in record.frames if isinstance(frame, RstStreamFrame)]
+    resets = tuple((frame.stream_id, frame.error_code) for frame in stopped if frame.error_code)
     ended = {number: stream for number, stream in record.streams.items() if stream.ended}
     if followed:
         found = ended.pop(NEXT_STREAM, None)
