@@ -178,8 +178,13 @@ class TestChanges:
     async def test_a_tree_of_the_old_kind(self, early):
         async with open_client() as client:
             await use_up_window(client)
-            streams = [await ask(client, 50_000) for _ in range(2)]
-            if not early:
+            requests = [client.request_frames(path="/50000") for _ in range(2)]
+            streams = [frames[0].stream_id for frames in requests]
+            dependency = render_frame(0x2, struct.pack(">IB", streams[1], 15), stream_id=streams[0])
+            if early:
+                await client.send(*requests[0], *requests[1], dependency)
+            else:
+                await client.send(*requests[0], *requests[1])
                 await trio.testing.wait_all_tasks_blocked()
-            await client.send(render_frame(0x2, struct.pack(">IB", streams[1], 15), stream_id=streams[0]))
+                await client.send(dependency)
             assert await open_window(client, streams) == streams[::-1]
