@@ -136,6 +136,7 @@ class Http2Connection:
                 await self._close()
         finally:
             self.context.deadlines.discard(self)
+            self.machine.end_input()
             with trio.CancelScope(shield=True, deadline=self.now() + LINGER_TIMEOUT):
                 await self.transport.aclose()
 

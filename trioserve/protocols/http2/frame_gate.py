@@ -124,6 +124,11 @@ class FrameGate:
             self._buffer += data
         self._position = 0
 
+    def drop(self) -> None:
+        """Forget what was added and not looked at."""
+        self._buffer = b""
+        self._position = 0
+
     @property
     def in_progress(self) -> bool:
         """A preface, frame or field block has begun and is not complete."""

@@ -115,7 +115,7 @@ class Http2Receiver:
         self._control = Budget(limits.control_frames)
         self._events: deque[Event] = deque()
         self._now = 0.0
-        self._error: RemoteProtocolError | None = None
+        self._error = ""  # what the connection has failed for
         self._highest = 0  # the highest stream that the peer has opened
         self._goaway: int | None = None  # the last stream that we promised to answer, once promised
         self._block = bytearray()  # the field block whose frames come
@@ -162,8 +162,8 @@ class Http2Receiver:
         Raises:
             RemoteProtocolError: the connection has to end, and GOAWAY is ready to be sent.
         """
-        if self._error is not None:
-            raise self._error
+        if self.failed:
+            raise RemoteProtocolError(self._error)
         events = self._events
         try:
             while not events:
@@ -175,11 +175,21 @@ class Http2Receiver:
                     receive(frame)
                 else:  # RFC 9113 section 5.5: ignored
                     self._spend_control()
+            return events.popleft()
         except ConnectionFault as fault:
-            raise self._fail(fault.code, str(fault)) from None
+            self._fail(fault.code, str(fault))
         except (ProtocolError, HPACKError) as error:
-            raise self._fail(_code_of(error), "a frame broke the protocol") from error
-        return events.popleft()
+            self._fail(_code_of(error), "a frame broke the protocol")
+        # Out here, since a context would keep what was read, by the frames of its traceback.
+        raise RemoteProtocolError(self._error)
+
+    def end_input(self) -> None:
+        """Forget what has come and is not complete; nothing more comes.
+
+        h2 refers to itself, so that a machine lives on until garbage is collected, and a thousand may.
+        """
+        self._gate.drop()
+        self._block = bytearray()
 
     @property
     def begun(self) -> bool:
@@ -206,18 +216,18 @@ class Http2Receiver:
 
     # -- errors and budgets ---------------------------------------------------------------------------------------
 
-    def _fail(self, code: int, reason: str) -> RemoteProtocolError:
+    def _fail(self, code: int, reason: str) -> None:
         """End the connection with GOAWAY (RFC 9113 section 5.4.1); what h2 has queued is dropped."""
-        if self._error is None:
-            self._error = RemoteProtocolError(reason)
+        if not self.failed:
+            self._error = reason
             self.failed = True
             self._conn.clear_outbound_data_buffer()
             self._conn.emit(
                 GoAwayFrame(0, self._highest, int(code), additional_data=reason.encode()).serialize()
             )
+            self.end_input()
             self._streams.clear()
             self._events.clear()
-        return self._error
 
     def _spend_control(self, amount: int = 1) -> None:
         if not self._control.spend(self._now, amount):
