@@ -25,6 +25,7 @@ from trioserve.config import (
     TlsSettings,
     UnixBind,
     UnixSocketSettings,
+    WebSocketSettings,
     resolve_connection_limit,
     settings,
 )
@@ -60,6 +61,17 @@ def test_a_config_without_arguments_is_the_documented_one() -> None:
         max_frame_size="16KiB",
         reset_budget="200/10s",
         control_budget="1000/10s",
+    )
+    assert config.websocket == WebSocketSettings(
+        enabled=True,
+        max_message_size="16MiB",
+        max_fragments=4096,
+        queue=32,
+        ping_interval=20,
+        ping_timeout="20s",
+        close_timeout=10,
+        deflate=True,
+        idle_timeout=0,
     )
     assert config.http2.window == 1 << 20
     assert (config.http2.control_budget.count, config.http2.control_budget.seconds) == (1000, 10.0)
@@ -209,6 +221,20 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
         {"http2": Http2Settings(h2c_upgrade=True), "proxy": ProxySettings(trusted=())},
         "[http2] h2c_upgrade: has no effect while [proxy] trusted is empty",
     ),
+    (
+        WebSocketSettings,
+        {"max_message_size": 0},
+        '[websocket] max_message_size: expected a size such as 65536 or "16MiB" of at least 1, got 0',
+    ),
+    (
+        WebSocketSettings,
+        {"max_fragments": 0},
+        "[websocket] max_fragments: expected a whole number of at least 1, got 0",
+    ),
+    (WebSocketSettings, {"queue": 0}, "[websocket] queue: expected a whole number of at least 1, got 0"),
+    (WebSocketSettings, {"ping_interval": "often"}, f'[websocket] ping_interval: {DURATION}"often"'),
+    (WebSocketSettings, {"close_timeout": -1}, f"[websocket] close_timeout: {DURATION}-1"),
+    (WebSocketSettings, {"deflate": "off"}, '[websocket] deflate: expected true or false, got "off"'),
     (TimeoutSettings, {"head": -1}, f"[timeouts] head: {DURATION}-1"),
     (TimeoutSettings, {"head": float("nan")}, f"[timeouts] head: {DURATION}nan"),
     (TimeoutSettings, {"head": float("inf")}, f"[timeouts] head: {DURATION}inf"),

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from trioserve.config import Config, LimitSettings, TimeoutSettings
+from trioserve.config import Config, LimitSettings, TimeoutSettings, WebSocketSettings
+from trioserve.protocols.websocket.events import WebSocketLimits
 from trioserve.server import date
-from trioserve.server.context import ConnectionSettings, Timeouts
+from trioserve.server.context import ConnectionSettings, SessionSettings, Timeouts
 from trioserve.server.date import ServerFields
 from trioserve.server.log_flusher import FLUSH_DELAY, AccessLogFlusher
 
@@ -173,3 +174,22 @@ class TestSettings:
         settings = ConnectionSettings.of(config)
         assert settings.refuses_requests is refuses
         assert settings.server_names == frozenset(name.lower().encode() for name in config.server_names)
+
+    def test_what_a_websocket_session_may_cost(self):
+        defaults = ConnectionSettings.of(Config()).websocket
+        assert defaults == SessionSettings(
+            enabled=True,
+            deflate=True,
+            limits=WebSocketLimits(max_message_size=16 << 20, max_fragments=4096),
+            queue=32,
+            ping_interval=20.0,
+            ping_timeout=20.0,
+            close_timeout=10.0,
+            idle_timeout=inf,
+        )
+        none = WebSocketSettings(
+            ping_interval=0, ping_timeout=0, close_timeout=0, idle_timeout=5, deflate=False
+        )
+        settings = SessionSettings.of(none)
+        assert (settings.ping_interval, settings.ping_timeout, settings.close_timeout) == (inf, inf, inf)
+        assert (settings.idle_timeout, settings.deflate) == (5.0, False)

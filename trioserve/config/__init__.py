@@ -25,6 +25,7 @@ from .model import (
     TimeoutSettings,
     TlsSettings,
     UnixSocketSettings,
+    WebSocketSettings,
     resolve_connection_limit,
 )
 from .settings import Setting, settings
@@ -52,6 +53,7 @@ __all__ = [
     "TlsSettings",
     "UnixBind",
     "UnixSocketSettings",
+    "WebSocketSettings",
     "dump_toml",
     "load_config",
     "parse_bind",

@@ -241,10 +241,10 @@ def _suggest_key(table: str, key: str) -> str:
     near = _find_nearest(word, here)
     if near is not None:
         return f", did you mean {near}?"
-    near = _find_nearest(word, elsewhere)
-    if near is not None:
+    near = _find_nearest(word, [*elsewhere, *(() if table else GROUPS)])
+    if near in elsewhere:
         return f", did you mean {elsewhere[near].display}?"
-    return _suggest_table(key) if not table else ""
+    return f", did you mean [{near}]?" if near else ""
 
 
 def _suggest_table(table: str) -> str:

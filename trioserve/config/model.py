@@ -24,6 +24,7 @@ from .rules import (
     check_trusted_peer,
 )
 from .tls import SniCertificate, TlsSettings
+from .websocket import WebSocketSettings
 
 __all__ = [
     "Config",
@@ -39,6 +40,7 @@ __all__ = [
     "TimeoutSettings",
     "TlsSettings",
     "UnixSocketSettings",
+    "WebSocketSettings",
     "resolve_connection_limit",
 ]
 
@@ -291,6 +293,7 @@ class Config(Settings, frozen=True, kw_only=True):
     tls: TlsSettings = TlsSettings()
     http1: Http1Settings = Http1Settings()
     http2: Http2Settings = Http2Settings()
+    websocket: WebSocketSettings = WebSocketSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
@@ -338,6 +341,7 @@ GROUPS: dict[str, type[Settings]] = {
         TlsSettings,
         Http1Settings,
         Http2Settings,
+        WebSocketSettings,
         TimeoutSettings,
         LimitSettings,
         LifecycleSettings,

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trioserve.protocols.websocket.events import WebSocketLimits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
         LifecycleSettings,
         LimitSettings,
         TimeoutSettings,
+        WebSocketSettings,
     )
     from trioserve.protocols.headers import ProxyRules
     from trioserve.protocols.http1.machine import Http1Machine
@@ -58,11 +61,40 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """The settings of `[websocket]`, times in seconds, with infinity where the setting says 0 for "none"."""
+
+    enabled: bool
+    deflate: bool
+    limits: WebSocketLimits
+    queue: int
+    ping_interval: float
+    ping_timeout: float
+    close_timeout: float
+    idle_timeout: float
+
+    @classmethod
+    def of(cls, settings: WebSocketSettings) -> SessionSettings:
+        """Read the settings."""
+        return cls(
+            settings.enabled,
+            settings.deflate,
+            WebSocketLimits(settings.max_message_size, settings.max_fragments),
+            settings.queue,
+            settings.ping_interval or inf,
+            settings.ping_timeout or inf,
+            settings.close_timeout or inf,
+            settings.idle_timeout or inf,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """The groups of the configuration that connections use."""
 
     http1: Http1Settings
     http2: Http2Settings
+    websocket: SessionSettings
     timeouts: Timeouts
     limits: LimitSettings
     lifecycle: LifecycleSettings
@@ -77,6 +109,7 @@ class ConnectionSettings:
         return cls(
             config.http1,
             config.http2,
+            SessionSettings.of(config.websocket),
             Timeouts.of(config.timeouts),
             config.limits,
             config.lifecycle,
