@@ -595,8 +595,17 @@ class Http2Receiver:
         if stream is not None:
             stream.urgency = urgency
             self._outgoing.reprioritise(stream, urgency)
-        elif self._is_idle(stream_id) and len(self._early) < self._limits.max_concurrent_streams:
-            self._early[stream_id] = urgency
+        elif self._is_idle(stream_id):
+            self._remember_early(stream_id, urgency)
+
+    def _remember_early(self, stream_id: int, urgency: Urgency) -> None:
+        """Keep a priority for a stream that may come; those of streams that were passed over make room."""
+        early, most = self._early, self._limits.max_concurrent_streams
+        if len(early) >= most:
+            for passed in [number for number in early if not self._is_idle(number)]:
+                del early[passed]
+        if len(early) < most or stream_id in early:
+            early[stream_id] = urgency
 
     def _prefer(self, stream_id: int, dependency: Dependency) -> None:
         """Take a signal of RFC 7540; on streams that are not open it is of no effect."""
