@@ -130,9 +130,13 @@ class Http2Connection:
             self.drain()
         try:
             async with trio.open_nursery() as self._nursery:
-                with self._io:
-                    await self._serve()
-                self._lose_streams(broken=True)
+                try:
+                    with self._io:
+                        await self._serve()
+                finally:
+                    self._lose_streams(
+                        broken=True
+                    )  # also when cancelled: shielded applications may wait to send
                 await self._close()
         finally:
             self.context.deadlines.discard(self)
@@ -233,7 +237,7 @@ class Http2Connection:
             stream = self._streams.get(event.stream_id)  # type: ignore[union-attr]
             if stream is not None:
                 stream.take_chunk(event)  # type: ignore[arg-type]
-            else:  # of a request that was refused
+            else:  # nobody reads it; a client that is let go on may come to the answer
                 self.machine.acknowledge(event.stream_id, len(event.data))  # type: ignore[union-attr]
         elif isinstance(event, StreamClosed):
             stream = self._streams.get(event.stream_id)

@@ -40,6 +40,8 @@ OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
 JOINED_SIZE = 4096
 """Bytes up to which pieces of a body are joined while they wait."""
+RESET_DELAY = 2.0
+"""Seconds between an answer and the reset that ends a request which nobody reads; till then it is thrown away."""
 STALL_PROGRESS = 4096
 """Bytes that have to leave within the write-stall timeout: a window opened by single bytes is a stall."""
 
@@ -63,7 +65,16 @@ class Http2Stream:
 
     __slots__ = (
         *("_cancel_on_disconnect", "_chunks", "_context", "_left_at", "_now", "_over", "_owes_continue"),
-        *("_reading", "_request_deadline", "_room", "_timeouts", "_unread", "_unsent_at_stall", "_watched"),
+        *(
+            "_reading",
+            "_request_deadline",
+            "_reset_due",
+            "_room",
+            "_timeouts",
+            "_unread",
+            "_unsent_at_stall",
+            "_watched",
+        ),
         *("cancel_scope", "connection", "ending", "exchange", "exchange_deadline", "framing", "gone", "left"),
         *("prepare_head", "read_deadline", "stream_id", "write_deadline"),
     )
@@ -95,6 +106,7 @@ class Http2Stream:
         self._cancel_on_disconnect = context.settings.lifecycle.on_disconnect == "cancel"
         self._unsent_at_stall = 0
         self._watched = False
+        self._reset_due = False  # all is over but the request
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -174,12 +186,27 @@ class Http2Stream:
             self._context.deadlines.discard(self)
         if self._unread:
             # The response is out, or never will be; the rest of the request is of no use (RFC 9113 section 8.1).
-            machine.reset_stream(self.stream_id, NO_ERROR)
+            self._stop_request()
             for chunk in self._chunks:
                 connection.acknowledge(self.stream_id, len(chunk.data))
             self._chunks.clear()
         record_exchange(self._context, exchange, self._now())
         connection.end_stream(self)
+
+    def _stop_request(self) -> None:
+        """Have the client send no more of a request that nobody reads.
+
+        Not at once when it still has an answer to read: some clients drop that when the reset comes with it, and
+        get over a short rest sooner.
+        """
+        if self.gone or self.exchange.cut or self.exchange.phase is not COMPLETE:
+            self.connection.machine.reset_stream(self.stream_id, NO_ERROR)
+        else:
+            self._reset_due = True
+            self.read_deadline = self.write_deadline = inf
+            self.exchange_deadline = self._now() + RESET_DELAY
+            self._watched = False
+            self._hurry()
 
     # -- what the connection tells --------------------------------------------------------------------------------
 
@@ -455,7 +482,12 @@ class Http2Stream:
 
     def expire(self, now: float) -> None:
         """See `Deadlined`."""
-        if self.ending is not None:
+        if self._reset_due:
+            self.exchange_deadline = inf
+            self._context.deadlines.discard(self)
+            self.connection.machine.reset_stream(self.stream_id, NO_ERROR)
+            self.connection.wake_writer()
+        elif self.ending is not None:
             self._give_up()
         elif self.write_deadline <= now:
             self._expire_write(now)
