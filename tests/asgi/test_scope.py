@@ -86,3 +86,40 @@ def test_no_request_can_change_what_another_gets():
     assert second["state"]["pool"] is shared
     assert "mine" not in second["extensions"]
     assert "mine" not in second["asgi"]
+
+
+class TestWebSocket:
+    def build(self, *subprotocols, scheme="http", extensions=None, control=None, root_path=""):
+        builder = ScopeBuilder(root_path, {"key": "value"}, extensions or {})
+        head = head_of(b"GET /a%20b?x=%20&y HTTP/1.1", b"X-Upper: Value")
+        return builder.build_websocket(head, PEER._replace(scheme=scheme), control, subprotocols)
+
+    def test_everything(self):
+        control = object()
+        extensions = {"tls": {"a": 1}, "http.response.trailers": {}}
+        scope = self.build("chat", "v2", extensions=extensions, control=control, root_path="/r")
+        assert scope == {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": "/r/a b",
+            "raw_path": b"/a%20b",
+            "query_string": b"x=%20&y",
+            "root_path": "/r",
+            "headers": [(b"host", b"a"), (b"x-upper", b"Value")],
+            "client": ("192.0.2.1", 5000),
+            "server": ("192.0.2.2", 80),
+            "subprotocols": ["chat", "v2"],
+            "state": {"key": "value"},
+            "extensions": {"websocket.http.response": {}, "tls": {"a": 1}, "trioserve": control},
+        }
+
+    @pytest.mark.parametrize(
+        ("scheme", "expected"), [("http", "ws"), ("https", "wss"), ("ws", "ws"), ("wss", "wss")]
+    )
+    def test_scheme(self, scheme, expected):
+        assert self.build(scheme=scheme)["scheme"] == expected
+
+    def test_without_tls(self):
+        assert set(self.build()["extensions"]) == {"websocket.http.response", "trioserve"}

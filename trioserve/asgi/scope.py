@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trioserve.asgi.channel import Peer
     from trioserve.asgi.request_control import RequestControl
     from trioserve.asgi.types import Headers, Scope
 
 ASGI_VERSIONS = {"version": "3.0", "spec_version": "2.5"}
+SESSION_SCHEMES = {"http": "ws", "https": "wss"}  # what proxies say may be ws or wss already
 
 
 class ScopeHead(Protocol):
@@ -65,3 +68,22 @@ class ScopeBuilder:
             "state": self._state.copy(),
             "extensions": extensions,
         }
+
+    def build_websocket(
+        self, head: ScopeHead, peer: Peer, control: RequestControl, subprotocols: Sequence[str]
+    ) -> Scope:
+        """Return the scope of one WebSocket session, which the head of a handshake began.
+
+        `subprotocols` are those that the client offers, in its order. Of the connection's extensions only `tls`
+        is there, for the others are about responses.
+        """
+        scope = self.build_http(head, peer, control)
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = SESSION_SCHEMES.get(peer.scheme, peer.scheme)
+        scope["subprotocols"] = list(subprotocols)
+        offered = {"websocket.http.response": {}, "trioserve": control}
+        if "tls" in self._extensions:
+            offered["tls"] = self._extensions["tls"]
+        scope["extensions"] = offered
+        return scope
