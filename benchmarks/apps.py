@@ -77,6 +77,25 @@ async def upload(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send every WebSocket message back as it came; answer a request with nothing."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            text = message.get("text")
+            if text is not None:
+                await send({"type": "websocket.send", "text": text})
+            else:
+                await send({"type": "websocket.send", "bytes": message["bytes"]})
+    elif scope["type"] == "http":
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+    else:
+        await _lifespan(receive, send)
+
+
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
@@ -91,6 +110,7 @@ _ANSWERS = {
     "download": (CHUNK, CHUNKS),
     "large_download": (CHUNK, 10 * CHUNKS),
     "upload": (b"%d\n" % BODY_SIZE, 1),
+    "echo": (b"", 1),
 }
 
 

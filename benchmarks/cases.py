@@ -1,7 +1,8 @@
 """What is compared with what, and the ratio that is aimed at: one row per case.
 
 `first` and `second` are names from servers.py; the ratio is cost of the first over cost of the second, so
-below 1 the first is cheaper. Reference cases compare peers with each other and run only when they are named.
+below 1 the first is cheaper. Reference cases have no target, mostly compare peers with each other, and run only
+when they are named.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Literal
 from benchmarks.h2load import Http2Load
 from benchmarks.load import Load
 from benchmarks.servers import Setting
+from benchmarks.websocket_load import WebSocketLoad
 
-Measure = Literal["requests", "memory", "start"]
+Measure = Literal["requests", "messages", "memory", "start"]
 
 IDLE_CONNECTIONS = 5000
 
@@ -31,11 +33,17 @@ _STREAMS = Http2Load(connections=8, streams=16, requests=10_000)
 # The window is about what browsers announce, so the server meets its end and waits for more.
 _ONE_STREAM = Http2Load(connections=1, streams=1, requests=2, window=24)
 
+_ECHO = Setting("echo")
+_SMALL_MESSAGES = WebSocketLoad(connections=32, size=100, messages=10_000)
+_MESSAGES = WebSocketLoad(connections=32, size=10_000, messages=5_000)
+
 _OURS = "trioserve httptools"
 _OURS_H11 = "trioserve h11"
 _OURS_HTTP2 = "trioserve http2"
 _UVICORN = "uvicorn uvloop httptools"
 _UVICORN_H11 = "uvicorn asyncio h11"
+_UVICORN_WSPROTO = "uvicorn uvloop wsproto"
+_UVICORN_WEBSOCKETS = "uvicorn uvloop websockets"
 _HYPERCORN = "hypercorn uvloop"
 
 
@@ -47,10 +55,15 @@ class Case:
     first: str
     second: str
     setting: Setting
-    load: Load | Http2Load | None = None
+    load: Load | Http2Load | WebSocketLoad | None = None
     target: float | None = None
     measure: Measure = "requests"
     reference: bool = False
+
+
+def _websocket(name: str, first: str, second: str, load: WebSocketLoad, target: float | None = None) -> Case:
+    """A case of messages; without a target it is a reference."""
+    return Case(name, first, second, _ECHO, load, target, measure="messages", reference=target is None)
 
 
 CASES = (
@@ -67,6 +80,8 @@ CASES = (
     Case("http2-hypercorn-uvloop", _OURS_HTTP2, _HYPERCORN, _HTTP2, _STREAMS, 0.50),
     Case("http2-hypercorn-trio", _OURS_HTTP2, "hypercorn trio", _HTTP2, _STREAMS, 0.12),
     Case("http2-download", _OURS_HTTP2, _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, 0.70),
+    _websocket("websocket-100", _OURS, _UVICORN_WSPROTO, _SMALL_MESSAGES, 0.80),
+    _websocket("websocket-10k", _OURS, _UVICORN_WSPROTO, _MESSAGES, 0.80),
     Case("memory-idle", _OURS, _UVICORN, _IDLE, target=1.0, measure="memory"),
     Case("start", _OURS, _UVICORN, _HELLO, target=1.2, measure="start"),
     Case("peer-granian", "granian", _UVICORN, _HELLO, Load(64), reference=True),
@@ -79,6 +94,13 @@ CASES = (
     Case("peer-hypercorn-memory", "hypercorn trio", _UVICORN, _IDLE, measure="memory", reference=True),
     Case("peer-download", _UVICORN_H11, _UVICORN, Setting("download"), Load(4), reference=True),
     Case("peer-upload", _UVICORN_H11, _UVICORN, Setting("upload"), Load(4, _UPLOAD), reference=True),
+    _websocket("websocket-100-websockets", _OURS, _UVICORN_WEBSOCKETS, _SMALL_MESSAGES),
+    _websocket("websocket-10k-websockets", _OURS, _UVICORN_WEBSOCKETS, _MESSAGES),
+    _websocket("websocket-100-granian", _OURS, "granian", _SMALL_MESSAGES),
+    _websocket("websocket-10k-granian", _OURS, "granian", _MESSAGES),
+    _websocket("peer-websocket-100", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _SMALL_MESSAGES),
+    _websocket("peer-websocket-10k", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _MESSAGES),
+    _websocket("peer-websocket-granian", "granian", _UVICORN_WSPROTO, _SMALL_MESSAGES),
     Case("peer-http2-hypercorn", "hypercorn trio", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
     Case("peer-http2-granian", "granian http2", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
     Case("peer-http2-download", "granian http2", _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, reference=True),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from benchmarks.h2load import Http2Load
     from benchmarks.load import Load
+    from benchmarks.websocket_load import WebSocketLoad
 
 _ROUND_LIMIT = {"memory": 3, "start": 7}  # more would cost time and change little
 _WARM_UP = 1
@@ -104,7 +105,7 @@ def measure_case(case: Case, plan: Plan, site: Site) -> Outcome:
     return outcome
 
 
-def _request_rounds(outcome: Outcome, load: Load | Http2Load, plan: Plan, site: Site) -> None:
+def _request_rounds(outcome: Outcome, load: Load | Http2Load | WebSocketLoad, plan: Plan, site: Site) -> None:
     case = outcome.case
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(running(SERVERS[case.first], case.setting, site))
@@ -130,8 +131,8 @@ def _fresh_rounds(outcome: Outcome, plan: Plan, site: Site) -> None:
         outcome.rounds.append((figures[0], figures[1]))
 
 
-def _cost(server: Running, load: Load | Http2Load, plan: Plan) -> float:
-    """Microseconds of processor time per request."""
+def _cost(server: Running, load: Load | Http2Load | WebSocketLoad, plan: Plan) -> float:
+    """Microseconds of processor time per request or message."""
     with _about(server):
         written = server.output.stat().st_size
         before = processor_time(server.pid)

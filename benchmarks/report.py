@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _UNITS = {
     "requests": (1.0, "us/request"),
+    "messages": (1.0, "us/message"),
     "memory": (1024.0, "KiB/connection"),
     "start": (1.0, "ms to answer"),
 }
