@@ -9,7 +9,8 @@ import trio.testing
 from tests.asgi.memory_session import HandshakeHead, MemorySessionChannel
 from trioserve.asgi.channel import Peer
 from trioserve.asgi.errors import ApplicationError, ClientDisconnected
-from trioserve.asgi.session import CLOSED, DENIED, HANDSHAKE, LEFT, OPEN, WebSocketSession
+from trioserve.asgi.session import WebSocketSession
+from trioserve.asgi.session_phase import CLOSED, DENIED, HANDSHAKE, LEFT, OPEN
 
 PEER = Peer(("192.0.2.1", 5000), ("192.0.2.2", 80), "http")
 ACCEPT = {"type": "websocket.accept"}

@@ -10,15 +10,15 @@ another does. Invariant: `phase` only moves forward.
 
 from __future__ import annotations
 
-import logging
-from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 import trio.lowlevel
 
 from trioserve.asgi.errors import ApplicationError, ClientDisconnected
 from trioserve.asgi.exchange import MESSAGES_BETWEEN_CHECKPOINTS, PLAIN_TEXT, checkpoint_if_cancelled
+from trioserve.asgi.record import ExchangeRecord, logger
+from trioserve.asgi.scope import SESSION_SCHEMES
 from trioserve.asgi.session_fields import (
     checked_bytes,
     checked_code,
@@ -27,52 +27,27 @@ from trioserve.asgi.session_fields import (
     checked_text,
     fitting_reason,
 )
+from trioserve.asgi.session_phase import (
+    CLOSED,
+    DENIAL_BODY,
+    DENIAL_HELD,
+    DENIED,
+    HANDSHAKE,
+    LEFT,
+    OPEN,
+    UNDECIDED,
+    VANISHED,
+    WHEN,
+)
 from trioserve.protocols.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trioserve.asgi.channel import Peer, Request, Rest, SessionChannel, SessionEnd
+    from trioserve.asgi.session_phase import End, SessionPhase
     from trioserve.asgi.types import Application, Headers, Message, Scope
 
-logger = logging.getLogger("trioserve.error")
 
-
-class SessionPhase(Enum):
-    """How far the session has come."""
-
-    HANDSHAKE = auto()  # neither accepted nor refused
-    DENIAL_HELD = (
-        auto()
-    )  # websocket.http.response.start was accepted; the head waits for the first piece of the body
-    DENIAL_BODY = auto()
-    DENIED = auto()  # refused, and the answer is complete
-    OPEN = auto()
-    CLOSED = auto()  # we have sent our close frame
-    LEFT = auto()  # nothing that is sent can reach the client: it has closed, is gone, or was cut off
-
-
-HANDSHAKE = SessionPhase.HANDSHAKE
-DENIAL_HELD = SessionPhase.DENIAL_HELD
-DENIAL_BODY = SessionPhase.DENIAL_BODY
-DENIED = SessionPhase.DENIED
-OPEN = SessionPhase.OPEN
-CLOSED = SessionPhase.CLOSED
-LEFT = SessionPhase.LEFT
-UNDECIDED = frozenset({HANDSHAKE, DENIAL_HELD, DENIAL_BODY})
-
-
-class End(NamedTuple):
-    """How a session ended, where no channel says so."""
-
-    code: int
-    reason: str
-
-
-VANISHED = End(1006, "")  # RFC 6455 section 7.1.5
-
-
-class WebSocketSession:
+class WebSocketSession(ExchangeRecord):
     """One WebSocket session.
 
     Args:
@@ -82,25 +57,13 @@ class WebSocketSession:
         started: when the head was complete, on Trio's clock.
     """
 
-    # What the access log reads besides `request`; see telemetry/access_log.py. Bytes are those of messages.
-    status: int = 0
-    response_headers: Sequence[tuple[bytes, bytes]] = ()
-    body_bytes_sent: int = 0
-    bytes_received: int = 0
-    first_byte: float = 0.0
-    finished: float = 0.0
-    outcome: str = "complete"
-
-    crashed: bool = False  # the application raised
-    cut: bool = False  # something that was written did not get out in full
-
-    phase: SessionPhase = SessionPhase.HANDSHAKE
+    phase: SessionPhase = HANDSHAKE
     _connect_told: bool = False
     _end: SessionEnd | End | None = None  # known, and told or about to be told
     _disconnect_told: bool = False
     _undecided: trio.CancelScope | None = None  # around a receive() that waits for the application's decision
     _turn: trio.Lock | None = None  # there is one while a task is in the middle of writing
-    _sends: int = 0
+    _sends: int = 0  # both since the last checkpoint of either
     _receives: int = 0
 
     def __init__(self, request: Request, channel: SessionChannel, peer: Peer, started: float) -> None:
@@ -110,25 +73,9 @@ class WebSocketSession:
         self.started = started
 
     @property
-    def client(self) -> tuple[str, int] | None:
-        """The client's address after the proxy rules; None on a unix socket."""
-        return self.peer.client
-
-    @property
-    def server(self) -> tuple[str, int | None] | None:
-        """The address the client connected to."""
-        return self.peer.server
-
-    @property
     def scheme(self) -> str:
         """`ws` or `wss`, after the proxy rules."""
-        return "wss" if self.peer.scheme in ("https", "wss") else "ws"
-
-    @property
-    def request_line(self) -> str:
-        """The request line with everything but ASCII escaped, for the error log."""
-        target = self.request.target.decode("ascii", "backslashreplace")
-        return f"{self.request.method} {target} HTTP/{self.request.http_version}"
+        return SESSION_SCHEMES.get(self.peer.scheme, self.peer.scheme)
 
     # -- the application ------------------------------------------------------------------------------------------
 
@@ -145,7 +92,7 @@ class WebSocketSession:
         except BaseExceptionGroup as group:  # errors beside a cancellation
             errors, rest = group.split(Exception)
             if errors is not None and not self._is_told(errors):
-                self._log_error(errors)
+                self.log_error(errors)
             if rest is not None:
                 raise rest from None
         else:
@@ -179,7 +126,7 @@ class WebSocketSession:
             if self.phase in UNDECIDED:
                 self._lose()
         else:
-            self._log_error(error)
+            self.log_error(error)
             await self._end_for_application(1011)
 
     async def _end_after_return(self) -> None:
@@ -225,13 +172,6 @@ class WebSocketSession:
             behind = behind.__cause__ or behind.__context__
         return behind is not None
 
-    def _log_error(self, error: Exception) -> None:
-        self.crashed = True
-        traceback = error.__traceback__
-        if traceback is not None and traceback.tb_next is not None:  # it starts in the application, not here
-            error = error.with_traceback(traceback.tb_next)
-        logger.error("error in the application: %s", self.request_line, exc_info=error)
-
     # -- receive --------------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
@@ -249,7 +189,8 @@ class WebSocketSession:
             if known is not None:
                 return known
         self._receives += 1
-        if self._receives % MESSAGES_BETWEEN_CHECKPOINTS == 0:
+        if self._receives >= MESSAGES_BETWEEN_CHECKPOINTS:
+            self._sends = self._receives = 0
             await trio.lowlevel.checkpoint()  # before a message is taken, so that cancelling loses none
         while True:
             try:
@@ -346,7 +287,8 @@ class WebSocketSession:
             await trio.lowlevel.checkpoint()
             raise
         self._sends += 1
-        if self._sends % MESSAGES_BETWEEN_CHECKPOINTS == 0:
+        if self._sends >= MESSAGES_BETWEEN_CHECKPOINTS:
+            self._sends = self._receives = 0
             await trio.lowlevel.checkpoint()  # nor one whose client takes everything at once
 
     async def _send_in_turn(self, kind: object, message: Message) -> None:
@@ -395,7 +337,7 @@ class WebSocketSession:
             return
         if self.phase is LEFT:
             raise ClientDisconnected("the client has left")
-        raise ApplicationError(f"{kind} was sent {_WHEN[self.phase]}")
+        raise ApplicationError(f"{kind} was sent {WHEN[self.phase]}")
 
     def _write_message(self, message: Message) -> Rest | None:
         if self.phase is not OPEN:
@@ -487,13 +429,3 @@ class WebSocketSession:
         self.phase = LEFT
         self.channel.abort()
         self._tell_decision()
-
-
-_WHEN = {
-    HANDSHAKE: "before websocket.accept",
-    DENIAL_HELD: "after websocket.http.response.start",
-    DENIAL_BODY: "after websocket.http.response.start",
-    DENIED: "after the session was refused",
-    OPEN: "after websocket.accept",
-    CLOSED: "after websocket.close",
-}
