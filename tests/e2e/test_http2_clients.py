@@ -4,69 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import signal
 import ssl
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
-import trustme
 
-from tests.server_process import ServerProcess, clean_environment
+from tests.e2e.programs import CHROMIUM_FLAGS, TIMEOUT, Served, run, serve, tls
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 APP = "tests.e2e.apps.http2_app:app"
 NODE_CLIENT = Path(__file__).parent / "http2" / "client.mjs"
 LARGE = 10 * 1024 * 1024
-TIMEOUT = 60
 PIECE = bytes(range(256)) * 256
-
-
-class Served(NamedTuple):
-    """A server and what is needed to trust it."""
-
-    process: ServerProcess
-    url: str
-    authority: Path
-    log: Path
-
-    def logged(self) -> list[str]:
-        """Stop the server and return the lines of its access log: protocol, method, target, status, outcome."""
-        assert self.process.stop() == 0
-        assert not re.search(" (warning|error): ", self.process.errors), self.process.errors
-        return self.log.read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(directory / "ca.pem")
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "both.pem")
-    return directory
-
-
-@contextmanager
-def serve(certificates: Path, log: Path, *flags: str) -> Iterator[Served]:
-    access = ["--logging-access", str(log), "--logging-access-format", "%(H)s %(m)s %(Uq)s %(s)s %(outcome)s"]
-    with ServerProcess(ROOT, APP, "-b", "127.0.0.1:0", *access, *flags) as process:
-        yield Served(process, process.wait_until_serving(), certificates / "ca.pem", log)
 
 
 @pytest.fixture(scope="module")
 def secure(certificates, tmp_path_factory) -> Iterator[Served]:
     log = tmp_path_factory.mktemp("secure") / "access.log"
-    with serve(certificates, log, "--tls-certificate", str(certificates / "both.pem")) as served:
+    with serve(APP, certificates, log, *tls(certificates)) as served:
         yield served
         lines = [line.split() for line in served.logged()]
         assert {line[0] for line in lines} <= {"HTTP/2"}
@@ -75,34 +37,9 @@ def secure(certificates, tmp_path_factory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def plain(certificates, tmp_path_factory) -> Iterator[Served]:
-    with serve(certificates, tmp_path_factory.mktemp("plain") / "access.log") as served:
+    with serve(APP, certificates, tmp_path_factory.mktemp("plain") / "access.log") as served:
         yield served
         served.logged()
-
-
-def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a program that has to be there on the project's own machines; nothing of it survives this call."""
-    if shutil.which(program) is None:
-        missing = f"{program} is not installed"
-        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    with subprocess.Popen(
-        [program, *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-        start_new_session=True,
-    ) as process:
-        try:
-            output, errors = process.communicate(timeout=TIMEOUT)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, (
-        f"{program} ended with {process.returncode}:\n{output[-4000:]}\n{errors[-4000:]}"
-    )
-    return subprocess.CompletedProcess(process.args, 0, output, errors)
 
 
 def curl(served: Served, path: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -182,7 +119,7 @@ def test_curl_without_the_upgrade_gets_http_1(plain):
 
 
 def test_curl_with_the_upgrade(certificates, tmp_path):
-    with serve(certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
+    with serve(APP, certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
         result = curl(served, "/", "--http2", served.url + "/a", "--write-out", "%{http_version}\n")
         assert result.stdout == "http 2 GET /a\n2\nhttp 2 GET /\n2\n"
         assert "< HTTP/1.1 101" in result.stderr
@@ -190,7 +127,7 @@ def test_curl_with_the_upgrade(certificates, tmp_path):
 
 
 def test_nghttp_with_the_upgrade(certificates, tmp_path):
-    with serve(certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
+    with serve(APP, certificates, tmp_path / "access.log", "--http2-h2c-upgrade") as served:
         result = run("nghttp", "-nvu", served.url + "/trailers", served.url + "/download?size=100000")
         assert "HTTP Upgrade success" in result.stdout
         assert list(statuses(result.stdout).values()) == [["200"], ["200"]]
@@ -305,9 +242,8 @@ def test_node_ping(node):
 @pytest.mark.slow
 def test_chromium_loads_a_page_with_many_parts(certificates, tmp_path):
     log = tmp_path / "access.log"
-    with serve(certificates, log, "--tls-certificate", str(certificates / "both.pem")) as served:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        flags += ["--ignore-certificate-errors", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    with serve(APP, certificates, log, *tls(certificates)) as served:
+        flags = [*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
         page = run("chromium", *flags, served.url + "/page").stdout
         assert '<p id="count">20 parts</p>' in page
         lines = served.logged()
