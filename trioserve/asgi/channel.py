@@ -108,12 +108,39 @@ class ResponseChannel(Protocol):
         ...
 
 
-class SessionChannel(ResponseChannel, Protocol):
+class SessionChannel(Protocol):
     """What a WebSocket session needs of the protocol below it.
 
-    Until it is accepted it is a request like any other and may be answered like one (a denial); from then on
-    only what follows here is used.
+    Until it is accepted it is a request like any other and may be answered like one (a denial), with methods of
+    `ResponseChannel`.
     """
+
+    left: bool  # the client has closed, or has ended its sending side
+    gone: bool  # nothing that is written can reach the client
+
+    async def wait_disconnected(self) -> None:
+        """See `ResponseChannel`."""
+        ...
+
+    def prepare_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """See `ResponseChannel`."""
+        ...
+
+    def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
+        """See `ResponseChannel`."""
+        ...
+
+    def write_body(self, data: bytes, last: bool) -> Rest | None:
+        """See `ResponseChannel`."""
+        ...
+
+    async def write_rest(self, rest: Rest) -> None:
+        """See `ResponseChannel`."""
+        ...
+
+    def abort(self) -> None:
+        """End denial or session so that the client can tell it is not complete."""
+        ...
 
     async def accept(self, subprotocol: str | None, headers: Headers) -> None:
         """Complete the opening handshake.

@@ -11,6 +11,7 @@ from trioserve.asgi.channel import Peer
 
 if TYPE_CHECKING:
     from trioserve.asgi.exchange import HttpExchange
+    from trioserve.asgi.session import WebSocketSession
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
 
@@ -48,7 +49,7 @@ def judge_admission(context: ServerContext, head: JudgedHead) -> tuple[int, str,
     return None
 
 
-def record_exchange(context: ServerContext, exchange: HttpExchange, now: float) -> None:
+def record_exchange(context: ServerContext, exchange: HttpExchange | WebSocketSession, now: float) -> None:
     """Count and log an exchange that is over."""
     counters = context.counters
     counters.bytes_sent += exchange.body_bytes_sent

@@ -35,14 +35,17 @@ from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
 from trioserve.protocols.http2.frame_gate import PREFACE
 from trioserve.protocols.http2.machine import Http2Machine
+from trioserve.protocols.websocket.handshake import HandshakeError, is_upgrade, judge_upgrade
 from trioserve.server.ending import ANSWERS, Ending, Unreadable
 from trioserve.server.exchange_rules import apply_proxy_rules, judge_admission, record_exchange
 from trioserve.server.h2c_upgrade import SWITCHING_FIELDS, change_to_http2
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
+from trioserve.server.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
     from trioserve.asgi.background import Background
-    from trioserve.asgi.channel import Peer
+    from trioserve.asgi.channel import Peer, ResponseChannel
+    from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport
 
@@ -188,7 +191,10 @@ class Http1Connection(Http1Channel):
         return NOT_HTTP.match(data) is not None
 
     async def _upgrade(self, head: RequestHead) -> bool:
-        """Let the connection go on with HTTP/2 if the request asks for it, rightly; whether it does."""
+        """Serve a WebSocket session, or go on with HTTP/2, if the request asks for it; whether that was so."""
+        if self.context.settings.websocket.enabled and is_upgrade(head):
+            await self._serve_session(head)
+            return True
         if self.switch is None or not self._trusted or not self.context.settings.http2.h2c_upgrade:
             return False
         machine = change_to_http2(head, self.context.http2_limits)
@@ -197,6 +203,42 @@ class Http1Connection(Http1Channel):
         await self._transmit(self.machine.send_information(101, SWITCHING_FIELDS))
         self.switch.machine, self.switch.received = machine, self.machine.trailing_data
         return True
+
+    async def _serve_session(self, head: RequestHead) -> None:
+        """Run a WebSocket session, or refuse it; the connection ends with either."""
+        context, settings = self.context, self.context.settings
+        self._closing = True
+        exchange = self._begin_exchange(head)
+        refusal = judge_admission(context, head) if settings.refuses_requests else None
+        try:
+            wishes = judge_upgrade(head, deflate=settings.websocket.deflate)
+        except HandshakeError as error:
+            refusal = (error.status_hint, f"{error}\n", error.headers)
+        else:
+            if refusal is None:
+                session = WebSocketConnection(context, self, head, wishes, exchange.peer)
+                self.exchange = session.session  # type: ignore[assignment] # what is written is its
+                context.deadlines.discard(self)
+                self.transport.observe(session)
+                if self.transport.half_closed:
+                    session.peer_left(self.transport.broken)
+                await session.run(self._scopes)
+                self.exchange = None
+                return
+        exchange.outcome = "refused"
+        await exchange.answer(*refusal)
+        self._end_exchange(exchange)
+        await self._linger()
+
+    @property
+    def channel(self) -> ResponseChannel:
+        """See `Carrier`."""
+        return self
+
+    async def open_duplex(self, fields: Headers) -> tuple[Transport, bytes]:
+        """See `Carrier`."""
+        await self._transmit(self.machine.send_information(101, fields))
+        return self.transport, self.machine.trailing_data
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""

@@ -31,12 +31,13 @@ from trioserve.protocols.http2.events import (
 )
 from trioserve.server.ending import Unreadable
 from trioserve.server.exchange_rules import apply_proxy_rules
+from trioserve.server.http2_session import Http2SessionStream
 from trioserve.server.http2_stream import Http2Stream, check_push
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trioserve.asgi.channel import Peer, Request
+    from trioserve.asgi.channel import Peer
     from trioserve.protocols.http2.machine import Http2Machine
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport
@@ -255,11 +256,14 @@ class Http2Connection:
         peer = self._peer
         if request.forwarded:
             peer = apply_proxy_rules(self.context, request, peer, trusted=self._trusted)
-        stream = self._add_stream(request.stream_id, request, peer)
+        kind = Http2Stream if request.protocol is None else Http2SessionStream
+        stream = self._add_stream(request.stream_id, request, peer, kind)
         if stream is not None and self._nursery is not None:
             self._nursery.start_soon(stream.serve, request)
 
-    def _add_stream(self, stream_id: int, request: Request, peer: Peer) -> Http2Stream | None:
+    def _add_stream(
+        self, stream_id: int, request: Any, peer: Peer, kind: type[Http2Stream] = Http2Stream
+    ) -> Http2Stream | None:
         """Take a stream in; None when it was refused, to be tried again (RFC 9113 section 8.7).
 
         Applications that run are what is limited: one goes on for a while after its stream was reset. Those
@@ -271,7 +275,7 @@ class Http2Connection:
             self.machine.refuse_stream(stream_id)
             return None
         self.context.counters.requests_total += 1
-        stream = streams[stream_id] = Http2Stream(self, stream_id, request, peer)
+        stream = streams[stream_id] = kind(self, stream_id, request, peer)
         return stream
 
     def end_stream(self, stream: Http2Stream) -> None:

@@ -21,13 +21,13 @@ from trioserve.asgi.request_control import RequestControl
 from trioserve.protocols.errors import LocalProtocolError
 from trioserve.protocols.http2.frame_gate import CANCEL, INTERNAL_ERROR, NO_ERROR
 from trioserve.protocols.http2.response_framing import ResponseFraming
+from trioserve.server.controlled import ControlledExchange
 from trioserve.server.ending import ANSWERS, Ending
 from trioserve.server.exchange_rules import judge_admission, record_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trioserve.asgi.background import Background
     from trioserve.asgi.channel import BodyPiece, Peer, Request, Rest
     from trioserve.asgi.types import Headers
     from trioserve.protocols.http2.events import BodyChunk, Http2Request, StreamClosed
@@ -46,7 +46,7 @@ STALL_PROGRESS = 4096
 """Bytes that have to leave within the write-stall timeout: a window opened by single bytes is a stall."""
 
 
-class Http2Stream:
+class Http2Stream(ControlledExchange):
     """One exchange on a stream of its own.
 
     Args:
@@ -64,17 +64,8 @@ class Http2Stream:
     """
 
     __slots__ = (
-        *("_cancel_on_disconnect", "_chunks", "_context", "_left_at", "_now", "_over", "_owes_continue"),
-        *(
-            "_reading",
-            "_request_deadline",
-            "_reset_due",
-            "_room",
-            "_timeouts",
-            "_unread",
-            "_unsent_at_stall",
-            "_watched",
-        ),
+        *("_chunks", "_left_at", "_now", "_over", "_owes_continue", "_reading", "_reset_due", "_room"),
+        *("_unread", "_unsent_at_stall", "_watched"),
         *("cancel_scope", "connection", "ending", "exchange", "exchange_deadline", "framing", "gone", "left"),
         *("prepare_head", "read_deadline", "stream_id", "write_deadline"),
     )
@@ -424,42 +415,10 @@ class Http2Stream:
         self.connection.machine.reset_stream(self.stream_id, code)
         self.connection.wake_writer()
 
-    # -- what RequestControl needs --------------------------------------------------------------------------------
-
     @property
-    def background(self) -> Background:
-        """See `ControlledConnection`."""
-        return self._context.background
-
-    @property
-    def draining(self) -> trio.Event:
-        """See `ControlledConnection`."""
-        return self._context.draining
-
-    @property
-    def cleanup_grace(self) -> float:
-        """See `ControlledConnection`."""
-        return self._timeouts.cleanup_grace
-
-    def deadline_of(self, exchange: object) -> float:  # noqa: ARG002 - here a stream has but one
-        """See `ControlledConnection`."""
-        return inf if self.exchange.phase is COMPLETE else self._request_deadline
-
-    def set_deadline(self, exchange: object, at: float) -> None:  # noqa: ARG002
-        """See `ControlledConnection`."""
-        if self.exchange.phase is not COMPLETE:
-            self._request_deadline = at
-            self._settle_exchange_deadline()
-
-    def cancels(self, exchange: object) -> bool:  # noqa: ARG002
-        """See `ControlledConnection`."""
-        return self.exchange.phase is not COMPLETE and self._cancel_on_disconnect
-
-    def set_cancels(self, exchange: object, wanted: bool) -> None:  # noqa: ARG002
-        """See `ControlledConnection`."""
-        self._cancel_on_disconnect = wanted
-        if self.exchange.phase is not COMPLETE:
-            self._settle_exchange_deadline()
+    def _goes_on(self) -> bool:
+        """See `ControlledExchange`."""
+        return self.exchange.phase is not COMPLETE
 
     def _settle_exchange_deadline(self) -> None:
         """Put the deadline where the request's own and its client's leaving ask for."""

@@ -323,6 +323,7 @@ def _http2_limits(config: Config) -> Http2Limits:
         send_buffer=config.limits.send_buffer,
         resets=Rate(*http2.reset_budget),
         control_frames=Rate(*http2.control_budget),
+        extended_connect=config.websocket.enabled,
     )
 
 

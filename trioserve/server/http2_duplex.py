@@ -1,0 +1,173 @@
+"""An HTTP/2 stream as a byte transport, after an extended CONNECT (RFC 8441): what WebSocket needs below it.
+
+`Http2Duplex` passes the battery of transports and Trio's own check of two-way streams. Bytes that come are the pieces
+of the stream's request body, bytes that go are content of its response; the windows bound both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioserve.asgi.errors import ClientDisconnected
+from trioserve.protocols.http2.frame_gate import CANCEL, NO_ERROR
+from trioserve.server.transport import RECEIVE_SIZE, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from trioserve.server.http2_session import Http2SessionStream
+
+NOTHING = memoryview(b"")
+
+
+class Http2Duplex(Transport):
+    """The bytes of one stream in both directions; see `Transport`.
+
+    Args:
+        stream: one whose request was an extended CONNECT and has been answered with a head that does not end it.
+    """
+
+    __slots__ = ("_closed", "_ended", "_left_over", "_receiving", "_sending", "_stream")
+
+    def __init__(self, stream: Http2SessionStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left_over = b""
+        self._receiving = False
+        self._sending = False
+        self._ended = False  # our side
+        self._closed = False
+
+    # -- what the stream tells ------------------------------------------------------------------------------------
+
+    def bytes_came(self) -> None:
+        """Tell the observer of bytes that nobody waits for."""
+        if not self._receiving and self._observer is not None:
+            self._observer.bytes_waiting()
+
+    def peer_left(self, broken: bool) -> None:
+        """Tell the observer that the client has ended its side, or that nothing reaches it any more."""
+        self.half_closed = True
+        self.broken = self.broken or broken
+        if self._observer is not None:
+            self._observer.peer_left(self.broken)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """See `Transport`."""
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is reading from this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        data = self._left_over or self._stream.take_content()
+        if data is None:
+            if self._stream.gone:
+                raise trio.BrokenResourceError("the stream was reset")
+            return None
+        self._left_over = data[max_bytes:]
+        return data[:max_bytes]
+
+    def parked_receive(self, max_bytes: int) -> Awaitable[bytes]:
+        """See `Transport`."""
+        return self._wait_for_bytes(max_bytes)
+
+    async def _wait_for_bytes(self, max_bytes: int) -> bytes:
+        while True:
+            self._receiving = True
+            try:
+                await self._stream.wait_for_content()
+            finally:
+                self._receiving = False
+            data = self.receive_now(max_bytes)
+            if data is not None:
+                return data
+
+    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
+        """See `Transport`."""
+        if max_bytes is None:
+            max_bytes = RECEIVE_SIZE
+        data = self.receive_now(max_bytes)
+        return await self._wait_for_bytes(max_bytes) if data is None else data
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """See `Transport`; all is taken, and what is left is only to wait."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this stream")
+        if self._closed or self._ended:
+            raise trio.ClosedResourceError("the sending side of this stream was closed")
+        if self._stream.gone:
+            raise trio.BrokenResourceError("the stream was reset")
+        self.bytes_sent += len(data)
+        fits = self._stream.put_content(bytes(data), last=False)
+        return None if fits else NOTHING
+
+    async def send_rest(self, rest: memoryview) -> None:  # noqa: ARG002 - what is left is in the machine
+        """See `Transport`."""
+        self._sending = True
+        try:
+            await self._stream.write_rest([])
+        except ClientDisconnected as error:
+            raise self._interruption() from error
+        finally:
+            self._sending = False
+
+    def _interruption(self) -> Exception:
+        if self._closed:
+            return trio.ClosedResourceError("this stream was closed")
+        return trio.BrokenResourceError("the stream was reset")
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See `Transport`."""
+        rest = self.send_now(data)
+        if rest is not None:
+            await self.send_rest(rest)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See `Transport`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this stream")
+        if self._closed or self._ended:
+            raise trio.ClosedResourceError("the sending side of this stream was closed")
+        if self._stream.gone:
+            raise trio.BrokenResourceError("the stream was reset")
+        await trio.lowlevel.checkpoint()
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    async def send_eof(self) -> None:
+        """See `Transport`: END_STREAM."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is writing to this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if not self._ended:
+            self._ended = True
+            if not self._stream.gone and not self._stream.put_content(b"", last=True):
+                await self.send_rest(NOTHING)
+
+    async def aclose(self) -> None:
+        """Close both directions; who reads or writes gets `trio.ClosedResourceError`. A checkpoint, always."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close now, in order, without waiting for anything."""
+        if not self._closed:
+            self._closed = True
+            if not self._ended and not self._stream.gone:
+                self._ended = True
+                self._stream.put_content(b"", last=True)
+            self._stream.interrupt(NO_ERROR)
+
+    def abort(self) -> None:
+        """Reset the stream."""
+        if not self._closed:
+            self._closed = True
+            self._stream.interrupt(CANCEL)
