@@ -337,11 +337,12 @@ def goaway_then_requests() -> Attack:
 
 def leaving() -> Attack:
     yield b"".join(head(stream, GET_WAIT) for stream in range(1, 200, 2))
-    yield None
+    yield from wait(0.5)
 
 
 def legitimate() -> Attack:
     """100 streams that are always full: a new request for each response."""
+    yield window_update(0, LARGEST_WINDOW - 65535)
     streams, missing = count(1, 2), 100
     while True:
         missing = yield b"".join(head(next(streams), request()) for _ in range(missing))
@@ -466,7 +467,7 @@ PLANS = {
         lambda: odd_requests(lambda odd: b"\x82\x86\x84\x01" + text(b"a" + odd) + field(b"x", odd))
     ),
     "GOAWAY then requests": Plan(goaway_then_requests),
-    "100 requests, then leaving": Plan(leaving),
+    "100 requests, then leaving": Plan(leaving, connections=10),
     "100 streams always full": Plan(legitimate, connections=4),
     # Before HTTP/2.
     "malformed upgrades": Plan(malformed_upgrade, connections=10, opening=b""),

@@ -80,7 +80,7 @@ APP = """
                 running[client] -= 1
                 ending[client] += 1
                 with trio.CancelScope(shield=True):
-                    await trio.sleep(1)
+                    await trio.sleep(0.2)
                 ending[client] -= 1
                 running[client] += 1
         elif path == "/upload":
