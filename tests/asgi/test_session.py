@@ -467,6 +467,16 @@ class TestCheckpoints:
         assert rounds > 10
         assert seen == [str(number) for number in range(100)]
 
+    async def test_a_flood_after_our_close_lets_others_run(self):
+        session, channel = await opened()
+        await session.send(CLOSE)
+        for _ in range(100):
+            channel.say("a")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await session.receive()
+        assert session.bytes_received < 10
+
     async def test_messages_that_go_out_at_once_let_others_run(self, nursery):
         session, channel = await opened()
         turns = []
@@ -675,6 +685,21 @@ class TestErrors:
         session, _ = await run(app, channel)
         assert not session.crashed
         assert [record.levelname for record in caplog.records] == ["INFO"]
+
+    async def test_errors_in_a_circle(self, error_log):
+        async def app(scope, receive, send):
+            await send(ACCEPT)
+            channel.vanish()
+            await receive()
+            await receive()
+            first, second = ValueError(), ValueError()
+            first.__cause__, second.__cause__ = second, first
+            raise first
+
+        channel = MemorySessionChannel()
+        session, _ = await run(app, channel)
+        assert session.crashed
+        assert len(error_log()) == 1
 
     async def test_a_group_of_such_errors(self, error_log):
         async def app(scope, receive, send):

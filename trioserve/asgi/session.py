@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from trioserve.asgi.session_phase import End, SessionPhase
     from trioserve.asgi.types import Application, Headers, Message, Scope
 
+LONGEST_CHAIN = 16
+"""Errors behind an error that are looked at; a chain may be a circle."""
+
 
 class WebSocketSession(ExchangeRecord):
     """One WebSocket session.
@@ -168,9 +171,11 @@ class WebSocketSession(ExchangeRecord):
         if self._end is not None and getattr(error, "code", None) == self._end.code:
             return True
         behind: BaseException | None = error
-        while behind is not None and not isinstance(behind, ClientDisconnected):
+        for _ in range(LONGEST_CHAIN):
+            if behind is None or isinstance(behind, ClientDisconnected):
+                break
             behind = behind.__cause__ or behind.__context__
-        return behind is not None
+        return isinstance(behind, ClientDisconnected)
 
     # -- receive --------------------------------------------------------------------------------------------------
 
@@ -188,11 +193,11 @@ class WebSocketSession(ExchangeRecord):
             known = await self._receive_outside()
             if known is not None:
                 return known
-        self._receives += 1
-        if self._receives >= MESSAGES_BETWEEN_CHECKPOINTS:
-            self._sends = self._receives = 0
-            await trio.lowlevel.checkpoint()  # before a message is taken, so that cancelling loses none
         while True:
+            self._receives += 1
+            if self._receives >= MESSAGES_BETWEEN_CHECKPOINTS:
+                self._sends = self._receives = 0
+                await trio.lowlevel.checkpoint()  # before a message is taken, so that cancelling loses none
             try:
                 event = await self.channel.receive_message()
             except trio.BusyResourceError:
@@ -385,7 +390,7 @@ class WebSocketSession(ExchangeRecord):
     def _start_denial(self, message: Message) -> None:
         self._check_phase("websocket.http.response.start", HANDSHAKE)
         status = checked_denial_status(message.get("status"), self.request.http_version)
-        headers = message.get("headers") or ()
+        headers = list(message.get("headers") or ())
         self.channel.prepare_head(status, headers)
         self.status = status
         self.response_headers = headers
