@@ -235,15 +235,7 @@ class TestStreams:
 
     @pytest.mark.parametrize(
         "priority",
-        [
-            pytest.param(
-                b"u=3",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="the connection's empty window is taken for the stream's own"
-                ),
-            ),
-            b"u=3, i",
-        ],
+        [b"u=3", b"u=3, i"],
     )
     async def test_a_stream_that_waits_for_its_turn_does_not_stall(self, priority, autojump_clock):
         """A slow client takes long over the first of two large responses, and the connection's window is shared."""

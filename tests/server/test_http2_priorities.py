@@ -165,15 +165,7 @@ class TestChanges:
 
     @pytest.mark.parametrize(
         "early",
-        [
-            pytest.param(
-                True,
-                marks=pytest.mark.xfail(
-                    strict=True, reason="a parent that has sent nothing yet is taken for unknown"
-                ),
-            ),
-            False,
-        ],
+        [True, False],
     )
     async def test_a_tree_of_the_old_kind(self, early):
         async with open_client() as client:

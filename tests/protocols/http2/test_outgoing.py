@@ -179,6 +179,23 @@ def test_only_own_window_stalls_a_stream():
     assert not client.machine.is_stalled(1)
 
 
+def test_connection_window_stalls_its_streams_only_where_it_lets_nothing_go():
+    client = Client((4, 1 << 24))
+    client.begin(1, 3)
+    client.machine.send_body(1, b"x" * 100_000, True)
+    client.machine.send_body(3, b"y" * 100_000, True)
+    client.drain()
+    assert not client.machine.is_stalled(3), "65535 bytes have left since it began to wait"
+    assert client.machine.is_stalled(3)
+    client.send(window(0, 10_000))
+    client.drain()
+    assert not client.machine.is_stalled(3), "it waits for its turn"
+    for _ in range(100):
+        client.send(window(0, 1))
+        client.drain()
+    assert client.machine.is_stalled(3), "a trickle is a stall"
+
+
 def test_initial_window_reopens_what_was_shut():
     client = Client((4, 10))
     client.begin(1, 3)
@@ -310,6 +327,16 @@ def test_response_amends_the_priority():
 def test_tree_decides_for_a_peer_that_uses_it():
     client = busy(1, 3)
     client.send(priority(1, 3))
+    assert streams(client.drain()) == [3, 1]
+
+
+def test_tree_knows_parents_that_have_sent_nothing_yet():
+    client = Client((4, 1 << 24))
+    client.send(WIDE)
+    client.begin(1, 3)
+    client.send(priority(1, 3))
+    for stream_id in (1, 3):
+        client.machine.send_body(stream_id, b"x" * 100_000, True)
     assert streams(client.drain()) == [3, 1]
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LARGEST_FRAME: Final = 16384
 """Bytes of content in one frame; a peer that allows more gets no more, so that urgent streams come in between."""
 FRAME_OVERHEAD: Final = 9
+LEAST_PROGRESS: Final = 4096
+"""Bytes that a connection's window has to let go between two looks for it not to be a stall."""
 DIRECT_SIZE: Final = 32768
 """Bytes of content that may pass by the scheduler before they are fetched, while nobody else is waiting."""
 WORTHY_FRAME: Final = 256
@@ -40,10 +42,11 @@ class StreamState:
         ending: our side ends behind them: with these trailers, if any; None as long as it does not end.
         urgency: what the request said of its priority; None for nothing.
         filled: more was waiting than the high-water mark; whoever waits is told when that has changed.
+        mark: bytes that the whole connection had sent when somebody last looked whether this stream is stalled.
     """
 
     __slots__ = (
-        *("answered", "credit", "ending", "filled", "owed", "pending", "request_ended", "scheduled"),
+        *("answered", "credit", "ending", "filled", "mark", "owed", "pending", "request_ended", "scheduled"),
         *("stream_id", "unsent", "urgency"),
     )
 
@@ -58,6 +61,7 @@ class StreamState:
         self.unsent = 0
         self.ending: Headers | None = None
         self.filled = False
+        self.mark = 0
         self.scheduled = False  # the scheduler knows it
 
 
@@ -78,6 +82,7 @@ class Outgoing:
         "_direct",
         "_high_water",
         "_scheduler",
+        "_sent",
         "_streams",
         "_tree_refused",
         "_worthy_frames",
@@ -93,6 +98,7 @@ class Outgoing:
         self.drained: list[int] = []
         self._worthy_frames = 0
         self._direct = 0
+        self._sent = 0  # bytes of content, of all streams
 
     # -- priorities -----------------------------------------------------------------------------------------------
 
@@ -110,6 +116,9 @@ class Outgoing:
                 return
             if not isinstance(self._scheduler, DependencyScheduler):
                 self._change_scheduler(DependencyScheduler())
+            parent = self._streams.get(signal.parent)
+            if parent is not None:  # also one that has sent nothing yet
+                self._introduce(parent)
         self._introduce(stream)
         self._scheduler.reprioritise(stream.stream_id, signal)
 
@@ -158,6 +167,7 @@ class Outgoing:
         else:
             self._end(stream)
         stream.filled = stream.unsent > (self._high_water if ending is None else 0)
+        stream.mark = self._sent
         return not stream.filled
 
     def drop(self, stream: StreamState) -> None:
@@ -179,13 +189,18 @@ class Outgoing:
             self._scheduler.unblock(stream.stream_id)
 
     def is_stalled(self, stream_id: int) -> bool:
-        """Whether the peer's windows hold a stream back that has something to send."""
+        """Whether the peer's windows hold a stream back that has something to send.
+
+        The connection's window does where it has let next to nothing go, of any stream, since this was asked last or
+        since the stream's sender began to wait: otherwise it is only not this stream's turn.
+        """
         stream = self._streams.get(stream_id)
-        return (
-            stream is not None
-            and stream.unsent > 0
-            and self._connection.local_flow_control_window(stream_id) <= 0
-        )
+        if stream is None or not stream.unsent:
+            return False
+        if self._connection.streams[stream_id].outbound_flow_control_window <= 0:
+            return True
+        progress, stream.mark = self._sent - stream.mark, self._sent
+        return self._connection.outbound_flow_control_window <= 0 and progress < LEAST_PROGRESS
 
     def widen_all(self) -> None:
         """Look at all streams again."""
@@ -251,6 +266,7 @@ class Outgoing:
     def _send_frame(self, stream: StreamState, data: bytes | memoryview, end: bool) -> None:
         if end or len(data) >= WORTHY_FRAME:
             self._worthy_frames += 1
+        self._sent += len(data)
         self._connection.send_content(stream.stream_id, data, end=end)
         if end:
             stream.answered = True
