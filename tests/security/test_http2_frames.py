@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import ssl
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ from trioserve import Config
 from trioserve.config import TimeoutSettings, TlsSettings
 from trioserve.protocols.http2.limits import Http2Limits
 from trioserve.testing.http2_checks import (
+    EMPTY_SETTINGS,
     NEXT,
     NEXT_PING,
     NEXT_STREAM,
@@ -283,3 +285,39 @@ def on_stream(raw, stream_id):
         parts.append(raw[start : start + 5] + stream_id.to_bytes(4, "big") + raw[start + 9 : end])
         start = end
     return b"".join(parts)
+
+
+# -- sessions that went wrong ----------------------------------------------------------------------------------------
+
+
+def shuffled_session(seed: int) -> bytes:
+    """Frames of the rows in any order, on few streams, some of them broken."""
+    choice = random.Random(seed)
+    frames = []
+    for _ in range(choice.randrange(5, 40)):
+        row = choice.choice(ROWS)
+        frame = bytearray(
+            choice.choice([step for step in row.script if isinstance(step, bytes)] or [b""])[:2000]
+        )
+        if len(frame) > 9 and frame[5:9] != bytes(4):
+            frame[5:9] = choice.choice((1, 3, 5, 7, 9)).to_bytes(4, "big")
+        if frame and choice.random() < 0.1:
+            frame[choice.randrange(len(frame))] ^= 1 << choice.randrange(8)
+        frames.append(bytes(frame))
+    return PREFACE + EMPTY_SETTINGS + b"".join(frames)
+
+
+async def test_no_session_makes_the_server_err(clear, caplog):
+    async def play_session(seed):
+        async with limit, clear.connect(server) as client:
+            await send_pieces(client, shuffled_session(seed), 500)
+
+    limit = trio.CapacityLimiter(20)
+    async with clear.serving() as server:
+        async with trio.open_nursery() as nursery:
+            for seed in range(300):
+                nursery.start_soon(play_session, seed)
+        async with clear.connect(server) as client:
+            await client.start()
+            assert (await client.get()).status == 200
+    assert not [record for record in caplog.records if record.name == "trioserve.error"]

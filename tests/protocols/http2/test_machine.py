@@ -278,6 +278,121 @@ def test_trailers_behind_our_resets_use_up_a_budget():
     assert client.failure() == ErrorCodes.ENHANCE_YOUR_CALM
 
 
+# -- pushes ------------------------------------------------------------------------------------------------------
+
+
+def push(client: Client, stream_id: int = 1) -> Http2Request | None:
+    pushed = client.machine.push(stream_id, b"/style", "http", b"a.example", [(b"a", b"b")])
+    client.record.take_in(fetch(client.machine))
+    return pushed
+
+
+def test_pushed_response():
+    client = Client()
+    client.send(get(1))
+    request = push(client)
+    assert request is not None
+    assert (request.stream_id, request.method, request.target) == (2, "GET", b"/style")
+    promise = client.record.record(2).promise
+    assert promise[:4] == [
+        *((b":method", b"GET"), (b":scheme", b"http")),
+        *((b":authority", b"a.example"), (b":path", b"/style")),
+    ]
+    client.machine.send_head(2, [(b":status", b"200")], False)
+    client.machine.send_body(2, b"body{}", True)
+    client.record.take_in(fetch(client.machine))
+    assert client.record.record(2).response().body == b"body{}"
+    assert client.machine.open_streams == 1
+
+
+@pytest.mark.parametrize("pair", [(2, 0), (3, 0)], ids=["ENABLE_PUSH", "MAX_CONCURRENT_STREAMS"])
+def test_no_push_against_the_settings(pair):
+    client = Client(opening=PREFACE + settings(pair))
+    client.send(get(1))
+    assert push(client) is None
+
+
+def test_pushed_streams_are_counted_by_the_settings():
+    client = Client(opening=PREFACE + settings((3, 2)))
+    client.send(get(1))
+    assert [push(client) is not None for _ in range(3)] == [True, True, False]
+    client.send(reset(2))
+    assert push(client) is not None
+
+
+def test_no_push_to_a_peer_that_leaves_or_on_a_push():
+    client = Client()
+    client.send(get(1))
+    assert push(client) is not None
+    assert push(client, 2) is None
+    client.send(render_frame(7, bytes(8)))
+    assert push(client) is None
+
+
+def test_frames_on_a_pushed_stream():
+    client = Client()
+    client.send(get(1))
+    assert push(client) is not None
+    assert client.send(window(2, 10), priority(2), update(2, b"u=0")) == []
+    assert client.send(reset(2)) == [StreamClosed(2, 8, True)]
+    assert client.send(window(2, 10), priority(2), reset(2)) == []
+
+
+@pytest.mark.parametrize("frame", [data(2, b"a"), head(2, BLOCK)], ids=["DATA", "HEADERS"])
+def test_requests_on_a_pushed_stream(frame):
+    client = Client()
+    client.send(get(1))
+    assert push(client) is not None
+    with pytest.raises(RemoteProtocolError):
+        client.send(frame)
+    assert client.failure() == ErrorCodes.PROTOCOL_ERROR
+
+
+# -- upgrades ----------------------------------------------------------------------------------------------------
+
+
+def upgraded(settings_value: bytes) -> Client:
+    client = Client(opening=b"")
+    client.machine.upgrade(settings_value, Http2Request(1, "GET", b"/", [(b"host", b"a")]))
+    client.send(PREFACE, EMPTY_SETTINGS)
+    return client
+
+
+def test_upgraded_request_is_stream_1_and_its_settings_hold():
+    machine = Http2Machine(Http2Limits())
+    machine.upgrade(b"AAQAAAAD", Http2Request(1, "GET", b"/", [(b"host", b"a")]))  # a window of 3
+    event = machine.next_event()
+    assert isinstance(event, Http2Request)
+    machine.send_head(1, [(b":status", b"200")], False)
+    machine.send_body(1, b"hello", True)
+    record = ConnectionRecord()
+    record.take_in(fetch(machine))
+    assert record.record(1).body == b"hel"
+    machine.receive_data(PREFACE + EMPTY_SETTINGS + window(1, 2) + get(3), 0.0)
+    assert machine.next_event().stream_id == 3
+    record.take_in(fetch(machine))
+    assert record.record(1).response().body == b"hello"
+
+
+def test_stream_1_after_an_upgrade_has_ended():
+    client = upgraded(b"")
+    assert client.send(get(1), data(1, b"a")) == [StreamClosed(1, ErrorCodes.STREAM_CLOSED, False)]
+    assert client.record.record(1).reset == ErrorCodes.STREAM_CLOSED
+    assert not client.machine.failed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"A", b"AAAA", b"AAMAAABkAAQ", b"====", b"AAQ AAAD", b"\xff", b"\0", b"+/+/+/+/"),
+        *(b"AAIAAAAC", b"AAT_____", b"AAUAAAAA", b"AAgAAAAC", b"AAkAAAAC", b"A" * 100_000),
+    ],
+)
+def test_malformed_settings_of_an_upgrade(value):
+    with pytest.raises(RemoteProtocolError):
+        Http2Machine(Http2Limits()).upgrade(value, Http2Request(1, "GET", b"/", []))
+
+
 # -- the same bytes, cut anywhere ----------------------------------------------------------------------------------
 
 SESSION = [

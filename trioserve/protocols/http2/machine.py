@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import string
 from typing import TYPE_CHECKING, Final
 
 from h2.exceptions import ProtocolError
@@ -31,6 +32,8 @@ from trioserve.protocols.http2.receiver import DEFAULT_WINDOW, FREE_WINDOW_UPDAT
 if TYPE_CHECKING:
     from trioserve.protocols.http2.limits import Http2Limits
 
+_ALPHABET: Final = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-_=")
+"""Of base64url (RFC 4648 section 5); Python takes the other base64 for it, too."""
 ANY_STREAM: Final = 2**31 - 1
 MOST_FREE_UPDATES: Final = 1 << 16
 
@@ -74,7 +77,11 @@ class Http2Machine(Http2Receiver):
         """
         try:
             payload = base64.b64decode(settings + b"=" * (-len(settings) % 4), b"-_", validate=True)
-            if len(payload) % 6 or len(payload) > self._limits.max_frame_size:
+            if (
+                len(payload) % 6
+                or len(payload) > self._limits.max_frame_size
+                or not _ALPHABET.issuperset(settings)
+            ):
                 raise RemoteProtocolError("malformed http2-settings")
             known = SettingsFrame(0, self._known_settings(payload)).serialize_body()
             self._conn.initiate_upgrade_connection(base64.urlsafe_b64encode(known))

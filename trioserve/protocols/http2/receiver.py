@@ -406,6 +406,8 @@ class Http2Receiver:
         if stream is None:
             self._receive_late_body(frame)
             return
+        if stream_id % 2 == 0:  # reserved or half-closed (section 5.1): nobody can send here by accident
+            raise ConnectionFault(wire.PROTOCOL_ERROR, "content came on a stream that was pushed")
         if len(frame.raw) - wire.HEADER_SIZE > self._conn.remote_flow_control_window(stream_id):
             self._reset_for(stream, wire.FLOW_CONTROL_ERROR)  # h2 would end the connection
             self._receive_late_body(frame)
