@@ -151,7 +151,11 @@ class Http1Connection(Http1Channel):
         scope = self.cancel_scope
         try:
             with scope:
-                if self.switch is not None and await self._begins_otherwise(self.switch):
+                if (
+                    self.switch is not None
+                    and not self._requests
+                    and await self._begins_otherwise(self.switch)
+                ):
                     return
                 await self._serve(scope)
             if scope is self.cancel_scope and scope.cancelled_caught:
