@@ -1,7 +1,8 @@
 """What HTTP/2 clients may send, right and wrong, and the one right answer to each (RFC 9113, RFC 7541, RFC 9218).
 
 Data only, so that the same table runs against the machine and, over sockets, against a whole server. Names begin
-with the section that has the rule: "4.2 ..." of RFC 9113, "hpack 5.2 ..." of RFC 7541, "priority 7.1 ..." of RFC 9218.
+with the section that has the rule: "4.2 ..." of RFC 9113, "hpack 5.2 ..." of RFC 7541,
+"priority 7.1 ..." of RFC 9218, "connect 4 ..." of RFC 8441.
 Where an RFC leaves the choice between an error of the stream and one of the connection, the row says so; the
 smaller damage is preferred, unless it would cost more than it saves.
 """
@@ -816,6 +817,25 @@ malformed("CONNECT with :scheme", (b":method", b"CONNECT"), SCHEME, AUTHORITY)
 malformed("CONNECT with everything", (b":method", b"CONNECT"), *PSEUDO[1:])
 malformed("CONNECT without :authority", (b":method", b"CONNECT"))
 malformed("CONNECT without :authority, with host", (b":method", b"CONNECT"), (b"host", b"a"))
+# Extended CONNECT (RFC 8441), where it is offered.
+EXTENDED = Http2Limits(extended_connect=True)
+CONNECT, PROTOCOL = (b":method", b"CONNECT"), (b":protocol", b"websocket")
+fine("connect 4 an extended CONNECT", head(1, render_literals(CONNECT, *PSEUDO[1:], PROTOCOL)), limits=EXTENDED)
+fine("connect 4 an extended CONNECT and its content", head(1, render_literals(CONNECT, PROTOCOL, SCHEME,
+    (b":path", b"/echo"), AUTHORITY), END_HEADERS), data(1, b"abc", 1), content=b"abc", limits=EXTENDED)
+for _name, _fields in {
+    "without :scheme": (CONNECT, PATH, AUTHORITY, PROTOCOL),
+    "without :path": (CONNECT, SCHEME, AUTHORITY, PROTOCOL),
+    "with another method": (*PSEUDO, PROTOCOL),
+    "without a method": (*PSEUDO[1:], PROTOCOL),
+    "with two protocols": (CONNECT, *PSEUDO[1:], PROTOCOL, PROTOCOL),
+    "without a name of its protocol": (CONNECT, *PSEUDO[1:], (b":protocol", b"")),
+    "with a malformed protocol": (CONNECT, *PSEUDO[1:], (b":protocol", b"a b")),
+    "with :protocol behind a field": (CONNECT, *PSEUDO[1:], (b"a", b"b"), PROTOCOL),
+    "with upgrade": (CONNECT, *PSEUDO[1:], PROTOCOL, (b"upgrade", b"websocket")),
+}.items():
+    resets(f"connect 4 an extended CONNECT {_name}", PROTOCOL_ERROR, head(1, render_literals(*_fields)),
+        limits=EXTENDED)
 answered("8.5 CONNECT", 501,
     head(1, render_literals((b":method", b"CONNECT"), (b":authority", b"a.example:80"))))
 for _value in (

@@ -12,7 +12,7 @@ from hyperframe.frame import PingFrame, RstStreamFrame
 from tests.security.http2_rows import FRAME_SIZE_ERROR, PROTOCOL_ERROR, ROWS, data, ping
 from tests.security.recording_app import NO_LIFESPAN, QUIET, Recorder, read_body, respond, serving
 from trioserve import Config
-from trioserve.config import TimeoutSettings, TlsSettings
+from trioserve.config import TimeoutSettings, TlsSettings, WebSocketSettings
 from trioserve.protocols.http2.limits import Http2Limits
 from trioserve.testing.http2_checks import (
     EMPTY_SETTINGS,
@@ -87,6 +87,7 @@ class Way:
 
     def serving(self, app=answer, **settings):
         settings.setdefault("timeouts", LEAVING)
+        settings.setdefault("websocket", WebSocketSettings(enabled=False))  # so that CONNECT is not extended
         config = Config(bind="127.0.0.1:0", logging=QUIET, lifecycle=NO_LIFESPAN, tls=self._tls, **settings)
         return serving(app, config)
 
