@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _NO_BITS: Final = RsvBits(False, False, False)
 _DEFLATED: Final = RsvBits(True, False, False)
 _SLACK: Final = 1024
+_TRY_AGAIN_LATER: Final = (1013).to_bytes(2, "big")
+_BAD_GATEWAY: Final = (1014).to_bytes(2, "big")
+
+# ruff: noqa: ARG002 - which arguments there are is wsproto's choice
 
 
 class FrameRules(Extension):
@@ -40,13 +44,15 @@ class FrameRules(Extension):
         self._inflater: Final = inflater
         self.reason = ""  # why a frame was refused, where wsproto does not know
         self.payload_length = 0  # of the frame whose header was read last
+        self.bad_gateway = False  # a close frame with 1014, which wsproto takes for unknown: it is shown 1013
         self.message = bytearray()
         self.in_message = False  # a frame of an unfinished message is complete
         # Of the frame that is read. A header is shown anew when it comes in pieces, so these are only set, and
         # count when the frame is complete.
-        self._is_control = False
+        self._opcode = Opcode.BINARY
         self._deflated = False
         # Of the message so far.
+        self._is_text = False
         self._fragments = 0
         self._wire_size = 0
 
@@ -63,10 +69,12 @@ class FrameRules(Extension):
     ) -> CloseReason | RsvBits:
         """Judge a header: the order of frames, and what the message would become."""
         self.payload_length = payload_length
-        self._is_control = opcode.iscontrol()
-        if self._is_control:
+        self._opcode = opcode
+        if opcode.iscontrol():
             return _NO_BITS
         begins = opcode is not Opcode.CONTINUATION
+        if begins:
+            self._is_text = opcode is Opcode.TEXT
         if begins is self.in_message:
             self.reason = "a message inside of another" if begins else "a continuation of nothing"
             return CloseReason.PROTOCOL_ERROR
@@ -91,8 +99,8 @@ class FrameRules(Extension):
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
         """Take a piece of a payload, inflated as far as there is room."""
-        if self._is_control:
-            return data
+        if self._opcode.iscontrol():
+            return self._replace_code(data) if self._opcode is Opcode.CLOSE else data
         if self._deflated:
             assert self._inflater is not None
             try:
@@ -100,13 +108,17 @@ class FrameRules(Extension):
             except (TooLarge, InflationError) as error:
                 return self._refuse(error)
         self.message += data
+        if self._is_text and self.message[-2:-1] == b"\xed" and self.message[-1] >= 0xA0:
+            # Half a surrogate: a decoder that could be told to let it pass, as Python's, waits for the other half.
+            self.reason = "invalid UTF-8"
+            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return data
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """Count a complete frame; at the end of a message, inflate what is left."""
-        if self._is_control:
+        if self._opcode.iscontrol():
             return None
         self._fragments += 1
         self._wire_size += self.payload_length
@@ -120,6 +132,11 @@ class FrameRules(Extension):
             return self._refuse(error)
         self.message += data
         return data
+
+    def _replace_code(self, data: bytes) -> bytes:
+        # Control frames come here in one piece.
+        self.bad_gateway = data.startswith(_BAD_GATEWAY)
+        return _TRY_AGAIN_LATER + data[2:] if self.bad_gateway else data
 
     def take_message(self) -> bytearray:
         """Return the bytes of the message that is complete, and begin the next."""

@@ -18,11 +18,11 @@ from trioserve.protocols.headers import HOP_BY_HOP, parse_token_list
 from trioserve.protocols.http1.policy import TOKEN
 from trioserve.protocols.http1.response_fields import checked_pairs
 from trioserve.protocols.websocket.deflate import EXTENSION, Parameters, agree_to_offer, render_agreement
-from trioserve.protocols.websocket.events import Deflate
 
 if TYPE_CHECKING:
     from trioserve.protocols.http1 import RequestHead
     from trioserve.protocols.http2.events import Http2Request
+    from trioserve.protocols.websocket.events import Deflate
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
 
 from trioserve.protocols.errors import LocalProtocolError
-from trioserve.protocols.websocket.deflate import Deflater, InflationError, Inflater, TooLarge
+from trioserve.protocols.websocket.deflate import Deflater, Inflater, InflationError, TooLarge
 from trioserve.protocols.websocket.events import NEED_DATA, PONG, Closed, Event, Message
 from trioserve.protocols.websocket.frame_rules import FrameRules
 
@@ -46,7 +46,7 @@ _MAX_REASON: Final = 123  # bytes: a control frame holds 125, and the code takes
 _SENDABLE: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
 
 # XOR on one big integer is fastest for short payloads; for long ones, four translations by table are.
-_LONG_PAYLOAD: Final = 1024
+_LONG_PAYLOAD: Final = 256
 _XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
@@ -57,11 +57,11 @@ def unmask(payload: bytes, key: bytes) -> bytes | bytearray:
         keys = key * ((size + 3) // 4)
         number = int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")
         return number.to_bytes(len(keys), "little")[:size]
-    data = bytearray(payload)
-    data[::4] = data[::4].translate(_XOR[key[0]])
-    data[1::4] = data[1::4].translate(_XOR[key[1]])
-    data[2::4] = data[2::4].translate(_XOR[key[2]])
-    data[3::4] = data[3::4].translate(_XOR[key[3]])
+    data = bytearray(size)
+    data[::4] = payload[::4].translate(_XOR[key[0]])
+    data[1::4] = payload[1::4].translate(_XOR[key[1]])
+    data[2::4] = payload[2::4].translate(_XOR[key[2]])
+    data[3::4] = payload[3::4].translate(_XOR[key[3]])
     return data
 
 
@@ -226,7 +226,7 @@ class WebSocketMachine:
         if frame.opcode is Opcode.CLOSE:
             assert isinstance(frame.payload, tuple)
             code, reason = frame.payload
-            return self._receive_close(int(code), reason)
+            return self._receive_close(1014 if self._rules.bad_gateway else int(code), reason)
         if frame.opcode.iscontrol():
             assert isinstance(frame.payload, bytes)
             return self._receive_control(_FIN | frame.opcode, frame.payload)
