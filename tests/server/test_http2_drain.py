@@ -285,3 +285,15 @@ async def test_on_a_real_socket():
                 assert (await client.response(stream_id)).body == b"ok"
             await client.wait_closed()
             await client.aclose()
+
+
+async def test_a_client_that_says_goodbye_without_streams_is_let_go(autojump_clock):
+    async def app(scope, receive, send):
+        await respond(send)
+
+    async with open_client(app, settings(keep_alive=3600)) as client:
+        assert (await client.get("/")).body == b"ok"
+        start = trio.current_time()
+        await client.send(GoAwayFrame(0))
+        await client.wait_closed()
+        assert trio.current_time() - start < 5

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trioserve.protocols.websocket.events import WebSocketLimits
+from trioserve.server.leavers import Leavers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,3 +140,4 @@ class ServerContext:
     ]  # spawn(async_function, *args): a task among the connections, in the lifespan's context
     background: Background
     draining: trio.Event
+    leavers: Leavers = field(default_factory=Leavers)

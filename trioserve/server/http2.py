@@ -202,6 +202,8 @@ class Http2Connection:
                     await trio.lowlevel.checkpoint()  # many small frames must not stop the others
                 self.wake_writer()
                 self._settle_read_deadline()
+                if self.machine.peer_leaving and not self._streams:
+                    return
                 if self.write_deadline != inf and self.machine.queued > QUEUE_SIZE:
                     await self._wait_for_room()
             data = transport.receive_now(RECEIVE_SIZE)

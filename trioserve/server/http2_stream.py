@@ -175,6 +175,8 @@ class Http2Stream(ControlledExchange):
             self._over.set()
         if self._watched:
             self._context.deadlines.discard(self)
+        if self.left:
+            self._context.leavers.discard(self)
         if self._unread:
             # The response is out, or never will be; the rest of the request is of no use (RFC 9113 section 8.1).
             self._stop_request()
@@ -233,6 +235,8 @@ class Http2Stream(ControlledExchange):
         if self.exchange.phase is not COMPLETE or self._room is not None:
             self._left_at = min(self._left_at, self._now())
             self._settle_exchange_deadline()
+            if self._cancel_on_disconnect:
+                self._context.leavers.add(self)
 
     def make_room(self) -> None:
         """What was sent has left, and more may come."""

@@ -20,6 +20,7 @@ import trio
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.session import WebSocketSession
+from trioserve.asgi.session_phase import SessionPhase
 from trioserve.protocols.websocket.events import NEED_DATA, PONG, Closed, Message
 from trioserve.protocols.websocket.handshake import accept_fields
 from trioserve.protocols.websocket.machine import WebSocketMachine
@@ -199,7 +200,7 @@ class WebSocketConnection(ControlledExchange):
         with trio.move_on_after(OWED_ANSWER_TIMEOUT) as scope:
             try:
                 if transport is None:
-                    if ending.status and not session.status:
+                    if ending.status and session.phase in (SessionPhase.HANDSHAKE, SessionPhase.DENIAL_HELD):
                         fields = [(b"retry-after", b"1")] if ending.status == 503 else []
                         await session.answer(ending.status, ANSWERS[ending.status], fields)
                     return
@@ -343,6 +344,8 @@ class WebSocketConnection(ControlledExchange):
     def _close_received(self, closed: Closed) -> Closed:
         """The client has closed, or broke the protocol: answer, and let the application go."""
         self._end = closed
+        if closed.failed:
+            self.session.outcome = "refused"
         self._send_answers()
         self._lose(broken=False)
         return closed
