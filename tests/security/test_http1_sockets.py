@@ -91,7 +91,11 @@ async def judge(server, app, row, size, failures, limit):
 @pytest.mark.parametrize("size", [65536, 1], ids=["whole", "byte by byte"])
 async def test_every_row(parser, size, caplog):
     app, limit = Recorder(), trio.CapacityLimiter(AT_ONCE)
-    rows = [row for row in DEFAULT_ROWS if size > 1 or len(row.raw) <= LONG]
+    rows = [
+        row
+        for row in DEFAULT_ROWS
+        if (size > 1 or len(row.raw) <= LONG) and not row.raw.startswith(b"PRI *")  # which is HTTP/2 here
+    ]
     failures: list[str] = []
     async with serving(app, http1=parser) as server, trio.open_nursery() as nursery:
         for row in rows:

@@ -380,7 +380,10 @@ class WebSocketConnection(ControlledExchange):
         transport, machine = self._transport, self._machine
         if self.gone or transport is None or machine.close_sent:
             raise ClientDisconnected("the session is closed")
+        answers = machine.data_to_send()  # pongs for what came before this
         payload = machine.send_message(data)
+        if answers:
+            payload = answers + payload
         if self._settings.idle_timeout != inf:
             self._spoke = self._now()
         if self._writing:
