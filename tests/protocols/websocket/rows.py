@@ -415,4 +415,40 @@ BAD_DEFLATE = [
     broken("both reserved bits", b"\xe1\x80", 1002, deflate=FORGETFUL),
 ]
 
-ROWS = [*MESSAGES, *CONTROL, *COMPRESSED, *BROKEN, *BAD_TEXT, *TOO_MUCH, *BAD_DEFLATE]
+REMEMBERED = [  # what an earlier frame, or a part of one, must not change
+    row("a key that looks like a frame", text(b"ab", key=b"\x80\x01\x02\x03"), "ab"),
+    row(
+        "each message has its fragments",
+        (frame(TEXT, b"a") + frame(CONTINUATION) * 2 + frame(FIN | CONTINUATION, b"b")) * 3,
+        "ab",
+        "ab",
+        "ab",
+        limits=SMALL,
+    ),
+    broken("two bytes for a short length that is there", b"\x81\xfe\x00\x02" + bytes(6), 1002, known_after=4),
+    broken("a long ping that is there", b"\x89\xfe\x00\x7e" + bytes(130), 1002, known_after=2),
+    broken(
+        "a window that was forgotten",
+        frame(FIN | DEFLATED | TEXT, HELLO) + frame(FIN | DEFLATED | TEXT, bytes.fromhex("f200110000")),
+        1007,
+        "Hello",
+        deflate=FORGETFUL,
+        known_after=22,
+    ),
+    broken(
+        "one byte too many, from the end of a message",
+        frame(FIN | DEFLATED | BINARY, b"\x62\x60"),
+        1009,
+        limits=WebSocketLimits(max_message_size=1),
+        deflate=FORGETFUL,
+    ),
+    row(
+        "a byte from the end of a message",
+        frame(FIN | DEFLATED | BINARY, b"\x62\x60"),
+        b"\0\0",
+        limits=WebSocketLimits(max_message_size=2),
+        deflate=FORGETFUL,
+    ),
+]
+
+ROWS = [*REMEMBERED, *MESSAGES, *CONTROL, *COMPRESSED, *BROKEN, *BAD_TEXT, *TOO_MUCH, *BAD_DEFLATE]

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
+import zlib
+
 import pytest
 
+from tests.protocols.websocket.rows import BOMB
 from trioserve.protocols.websocket.deflate import (
     Deflater,
     Inflater,
@@ -87,6 +91,18 @@ def test_room_is_exact():
         Inflater(Deflate()).inflate(deflated, 999)
     with pytest.raises(TooLarge):
         Inflater(Deflate()).inflate(deflated, 0)
+
+
+def test_stream_behind_one_that_is_too_large_is_not_inflated():
+    first = zlib.compressobj(9, zlib.DEFLATED, -15)
+    raw = first.compress(bytes(11)) + first.flush(zlib.Z_FINISH)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            Inflater(Deflate()).inflate(raw + BOMB[:5000], 10)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_one_message_says_nothing_of_the_next():

@@ -102,7 +102,7 @@ class WebSocketMachine:
         # Sending.
         self.close_sent = False  # our close frame has been handed out
         self._pongs: Final[deque[bytes]] = deque(maxlen=_MAX_PONGS)
-        self._close_frame = b""  # that waits in `data_to_send`
+        self._close_frame = b""  # for `data_to_send`, unless one has been sent
         self._pings = 0
         self._ping: bytes | None = None  # the latest, until it is answered
 
@@ -251,8 +251,7 @@ class WebSocketMachine:
         return self._finish(end, code.to_bytes(2, "big") + end.reason.encode())
 
     def _finish(self, end: Closed, close_payload: bytes) -> Closed:
-        if not self.close_sent:
-            self._close_frame = render_frame(_CLOSE, close_payload)
+        self._close_frame = render_frame(_CLOSE, close_payload)
         self._end = end
         self._buffer, self._start = b"", 0
         self._rules.take_message()
@@ -313,7 +312,6 @@ class WebSocketMachine:
         if self._end is not None and self._end.failed:
             return self.data_to_send()
         payload = b"" if code == NO_STATUS else code.to_bytes(2, "big") + _cut(reason)
-        self._close_frame = b""
         self.close_sent = True
         return render_frame(_CLOSE, payload)
 
