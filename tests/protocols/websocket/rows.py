@@ -40,6 +40,13 @@ def broken(name: str, raw: bytes, end: int, *messages: str | bytes, **rest: obje
     return WebSocketRow(name, raw, messages, end, failed=True, **rest)  # type: ignore[arg-type]
 
 
+def packed(bits: str) -> bytes:
+    """Bits in the order in which deflate has them (RFC 1951 section 3.1.1)."""
+    return bytes(int(bits[index : index + 8][::-1], 2) for index in range(0, len(bits), 8))
+
+
+# A literal zero, eight copies of 258 zeros, and a literal zero whose last three bits the end of the message adds.
+CUT_LITERAL = packed("010" + "00110000" + "1100010100000" * 8 + "00110")
 HELLO = bytes.fromhex("f248cdc9c90700")
 BOMB = deflated(bytes(60_000_000))
 
@@ -440,6 +447,20 @@ REMEMBERED = [  # what an earlier frame, or a part of one, must not change
         frame(FIN | DEFLATED | BINARY, b"\x62\x60"),
         1009,
         limits=WebSocketLimits(max_message_size=1),
+        deflate=FORGETFUL,
+    ),
+    broken(
+        "one byte too many, from the end of a short message",
+        frame(FIN | DEFLATED | BINARY, CUT_LITERAL),
+        1009,
+        limits=WebSocketLimits(max_message_size=2065),
+        deflate=FORGETFUL,
+    ),
+    row(
+        "the same where it is allowed",
+        frame(FIN | DEFLATED | BINARY, CUT_LITERAL),
+        bytes(2066),
+        limits=WebSocketLimits(max_message_size=2066),
         deflate=FORGETFUL,
     ),
     row(
