@@ -25,12 +25,12 @@ from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http2 import frame_gate as wire
 from trioserve.protocols.http2.events import Headers, Http2Request
 from trioserve.protocols.http2.frame_gate import ConnectionFault
-from trioserve.protocols.http2.outgoing import StreamState
 from trioserve.protocols.http2.priorities import Urgency, merge_response_priority
 from trioserve.protocols.http2.receiver import DEFAULT_WINDOW, FREE_WINDOW_UPDATES, Http2Receiver
 
 if TYPE_CHECKING:
     from trioserve.protocols.http2.limits import Http2Limits
+    from trioserve.protocols.http2.streams import StreamState
 
 _ALPHABET: Final = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-_=")
 """Of base64url (RFC 4648 section 5); Python takes the other base64 for it, too."""
@@ -88,14 +88,13 @@ class Http2Machine(Http2Receiver):
         except (binascii.Error, ProtocolError, ConnectionFault) as error:
             raise RemoteProtocolError("malformed http2-settings") from error
         self._conn.data_to_send()  # h2's own SETTINGS, which nobody shall see
-        self._highest = 1
-        self._streams[1] = StreamState(1, True)
+        self._streams.add(1, True)
         self._events.append(request)
 
     @property
     def open_streams(self) -> int:
         """How many streams have not ended on both sides."""
-        return len(self._streams)
+        return len(self._streams.open)
 
     # -- answers --------------------------------------------------------------------------------------------------
 
@@ -150,13 +149,13 @@ class Http2Machine(Http2Receiver):
 
     def _sending(self, stream_id: int) -> StreamState | None:
         """The stream, if our side of it has not ended."""
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         return None if stream is None or stream.answered or stream.ending is not None else stream
 
     def _end_answer(self, stream: StreamState) -> None:
         """Our side has ended; forget the stream if both have."""
         if stream.request_ended:
-            self._forget(stream, self._ended)
+            self._forget(stream, self._streams.ended)
 
     def push(
         self, stream_id: int, target: bytes, scheme: str, host: bytes, headers: Headers
@@ -180,7 +179,7 @@ class Http2Machine(Http2Receiver):
             or not remote.enable_push
             or self.peer_leaving
             or self._goaway is not None
-            or self._pushed >= most
+            or self._streams.pushed >= most
         ):
             return None
         promised = self._conn.get_next_available_stream_id()
@@ -189,8 +188,7 @@ class Http2Machine(Http2Receiver):
             *((b":authority", host), (b":path", target)),
         ]
         self._conn.push_stream(stream_id, promised, [*pseudo, *headers])
-        self._streams[promised] = StreamState(promised, True)
-        self._pushed += 1
+        self._streams.add(promised, True)
         return Http2Request(promised, "GET", target, [(b"host", host), *headers], scheme, host)
 
     def refuse_stream(self, stream_id: int) -> None:
@@ -212,7 +210,7 @@ class Http2Machine(Http2Receiver):
         What it opens after the final one is refused, for it to try again elsewhere (RFC 9113 section 6.8).
         """
         if not self.failed:
-            self._goaway = self._highest if final else ANY_STREAM
+            self._goaway = self._streams.highest if final else ANY_STREAM
             self._conn.emit(GoAwayFrame(0, self._goaway, wire.NO_ERROR).serialize())
 
     def send_ping(self, data: bytes) -> None:
@@ -222,7 +220,7 @@ class Http2Machine(Http2Receiver):
 
     def unsent(self, stream_id: int) -> int:
         """Bytes of a response that wait for the peer's windows or their turn."""
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         return 0 if stream is None else stream.unsent
 
     def is_stalled(self, stream_id: int) -> bool:

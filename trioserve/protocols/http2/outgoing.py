@@ -8,15 +8,18 @@ holds back all streams alike.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from trioserve.protocols.http2.priorities import Dependency, Urgency
+from trioserve.protocols.http2.priorities import Dependency
 from trioserve.protocols.http2.scheduler import DependencyScheduler, StreamScheduler, UrgencyScheduler
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from trioserve.protocols.http2.events import Headers
     from trioserve.protocols.http2.lean_connection import LeanConnection
+    from trioserve.protocols.http2.priorities import Urgency
+    from trioserve.protocols.http2.streams import StreamState
 
 LARGEST_FRAME: Final = 16384
 """Bytes of content in one frame; a peer that allows more gets no more, so that urgent streams come in between."""
@@ -27,42 +30,6 @@ DIRECT_SIZE: Final = 32768
 """Bytes of content that may pass by the scheduler before they are fetched, while nobody else is waiting."""
 WORTHY_FRAME: Final = 256
 """Bytes from which on a DATA frame earns its receiver window updates; a trickle of window earns none."""
-
-
-class StreamState:
-    """What the machine knows of an open stream.
-
-    Attributes:
-        stream_id: its number.
-        request_ended: the peer has ended its side.
-        answered: we have ended our side.
-        owed: bytes of the request that its Content-Length still promises; None without one.
-        credit: bytes that the application took and the peer's window was not yet widened for.
-        unsent: bytes of the response that wait for the peer's windows.
-        ending: our side ends behind them: with these trailers, if any; None as long as it does not end.
-        urgency: what the request said of its priority; None for nothing.
-        filled: more was waiting than the high-water mark; whoever waits is told when that has changed.
-        mark: bytes that the whole connection had sent when somebody last looked whether this stream is stalled.
-    """
-
-    __slots__ = (
-        *("answered", "credit", "ending", "filled", "mark", "owed", "pending", "request_ended", "scheduled"),
-        *("stream_id", "unsent", "urgency"),
-    )
-
-    def __init__(self, stream_id: int, request_ended: bool) -> None:
-        self.stream_id = stream_id
-        self.request_ended = request_ended
-        self.owed: int | None = None
-        self.urgency: Urgency | None = None
-        self.credit = 0
-        self.answered = False
-        self.pending: deque[bytes | memoryview] = deque()
-        self.unsent = 0
-        self.ending: Headers | None = None
-        self.filled = False
-        self.mark = 0
-        self.scheduled = False  # the scheduler knows it
 
 
 class Outgoing:

@@ -28,9 +28,10 @@ from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, 
 from trioserve.protocols.http2.field_codec import FieldDecoder, FieldEncoder
 from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
 from trioserve.protocols.http2.lean_connection import LeanConnection
-from trioserve.protocols.http2.outgoing import Outgoing, StreamState
-from trioserve.protocols.http2.priorities import Dependency, Urgency, parse_priority, parse_priority_update
+from trioserve.protocols.http2.outgoing import Outgoing
+from trioserve.protocols.http2.priorities import Dependency, parse_priority, parse_priority_update
 from trioserve.protocols.http2.request_policy import MalformedRequest, judge_request, judge_trailers
+from trioserve.protocols.http2.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,14 +39,13 @@ if TYPE_CHECKING:
     from h2.events import Event as H2Event
 
     from trioserve.protocols.http2.limits import Http2Limits
+    from trioserve.protocols.http2.streams import StreamState
 
 UNLIMITED: Final = 2**31 - 1
 FREE_WINDOW_UPDATES: Final = 2
 """WINDOW_UPDATE frames that a peer may send for each DATA frame of ours before they count as control frames."""
 HELD_WINDOWS: Final = 4
 """Connection windows of unread bodies that are held before the connection as a whole is made to wait."""
-REMEMBERED_STREAMS: Final = 1024
-"""Closed streams of each kind of which it is known how they ended, for frames that come late."""
 SETTINGS_PER_FRAME: Final = 32
 """Settings that count as one control frame."""
 STREAMS_PER_FRAME: Final = 4
@@ -85,38 +85,34 @@ class Http2Receiver:
             "_decoder",
             "_dependency",
             "_dispatch",
-            "_early",
         ),
         *(
-            "_ended",
             "_error",
             "_events",
             "_free_updates",
             "_gate",
             "_goaway",
             "_held",
-            "_highest",
             "_ignored",
         ),
-        *("_limits", "_now", "_outgoing", "_ping", "_pushed", "_reset_by_peer", "_reset_by_us", "_resets"),
+        *("_limits", "_now", "_outgoing", "_ping", "_resets"),
         *("_returned", "_streams", "failed", "peer_leaving"),
     )
 
     def __init__(self, limits: Http2Limits) -> None:
         self._limits = limits
         self._gate = FrameGate(limits.max_frame_size, limits.max_head_size)
-        self._streams: dict[int, StreamState] = {}
+        self._streams = Streams()
         self._decoder = FieldDecoder()
         # A head above the limit is answered; one above twice the limit is not even decoded.
         self._decoder.max_header_list_size = 2 * limits.max_head_size
         self._conn = _build_connection(limits, self._decoder)
-        self._outgoing = Outgoing(self._conn, self._streams, limits.send_buffer)
+        self._outgoing = Outgoing(self._conn, self._streams.open, limits.send_buffer)
         self._resets = Budget(limits.resets)
         self._control = Budget(limits.control_frames)
         self._events: deque[Event] = deque()
         self._now = 0.0
         self._error = ""  # what the connection has failed for
-        self._highest = 0  # the highest stream that the peer has opened
         self._goaway: int | None = None  # the last stream that we promised to answer, once promised
         self._block = bytearray()  # the field block whose frames come
         self._free_updates = 0
@@ -125,11 +121,6 @@ class Http2Receiver:
         self._ignored = 0  # the same, of frames that h2 never saw
         self._dependency: Dependency | None = None  # what the HEADERS that were read last say of it
         self._block_ends_stream = False  # the same
-        self._ended: dict[int, None] = {}
-        self._reset_by_us: dict[int, None] = {}  # frames that were under way are expected on these
-        self._reset_by_peer: dict[int, None] = {}
-        self._early: dict[int, Urgency] = {}  # for streams that are not open yet (RFC 9218 section 7.1)
-        self._pushed = 0  # open streams that are ours
         self._ping: bytes | None = None  # what we have sent and the peer has not answered
         self.failed = False
         self.peer_leaving = False
@@ -210,7 +201,7 @@ class Http2Receiver:
         """Widen the peer's windows: the application took `size` bytes of a body, or nobody will."""
         self._held -= size
         self._return_credit(0)
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is not None and not stream.request_ended:
             self._return_stream_credit(stream, size)
 
@@ -223,10 +214,10 @@ class Http2Receiver:
             self.failed = True
             self._conn.clear_outbound_data_buffer()
             self._conn.emit(
-                GoAwayFrame(0, self._highest, int(code), additional_data=reason.encode()).serialize()
+                GoAwayFrame(0, self._streams.highest, int(code), additional_data=reason.encode()).serialize()
             )
             self.end_input()
-            self._streams.clear()
+            self._streams.open.clear()
             self._events.clear()
 
     def _spend_control(self, amount: int = 1) -> None:
@@ -247,32 +238,20 @@ class Http2Receiver:
 
     def reset_stream(self, stream_id: int, code: int = wire.NO_ERROR) -> None:
         """Reset a stream (RFC 9113 section 5.4.2), and drop what waits on it; nothing happens on a closed one."""
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is not None:
             self._conn.reset_stream(stream_id, code)
-            self._forget(stream, self._reset_by_us)
+            self._forget(stream, self._streams.reset_by_us)
 
     def _forget(self, stream: StreamState, memory: dict[int, None]) -> None:
-        """Close a stream, and remember for a while in what way."""
-        stream_id = stream.stream_id
-        del self._streams[stream_id]
+        """Close a stream; `memory` is where `Streams` shall keep that it ended so."""
+        self._streams.close(stream, memory)
         if not stream.answered:
             self._outgoing.drop(stream)
-        if stream_id % 2 == 0:
-            self._pushed -= 1
-        self._conn.close_stream(stream_id)
-        if len(memory) >= REMEMBERED_STREAMS:
-            del memory[next(iter(memory))]
-        memory[stream_id] = None
-
-    def _is_idle(self, stream_id: int) -> bool:
-        """Whether a stream was never opened (RFC 9113 section 5.1.1)."""
-        if stream_id % 2:
-            return stream_id > self._highest
-        return stream_id > self._conn.highest_outbound_stream_id
+        self._conn.close_stream(stream.stream_id)
 
     def _refuse_idle(self, stream_id: int) -> None:
-        if self._is_idle(stream_id):
+        if self._streams.is_idle(stream_id):
             raise ConnectionFault(wire.PROTOCOL_ERROR, "a frame came on an idle stream")
 
     # -- heads ----------------------------------------------------------------------------------------------------
@@ -306,8 +285,8 @@ class Http2Receiver:
     def _take_block(self, stream_id: int, block: bytes) -> None:
         """A whole field block; it has to be decoded for HPACK's sake, also where nobody wants it."""
         self._decoder.decode(block)
-        ended = self._block_ends_stream
-        stream = self._streams.get(stream_id)
+        ended, streams = self._block_ends_stream, self._streams
+        stream = streams.open.get(stream_id)
         if stream_id % 2 == 0:
             raise ConnectionFault(wire.PROTOCOL_ERROR, "a client's streams have odd numbers")
         if stream is not None:
@@ -318,26 +297,24 @@ class Http2Receiver:
             else:
                 self._conn.end_request(stream_id)
                 self._end_with_trailers(stream)
-        elif stream_id > self._highest:
-            self._highest = stream_id
-            self._conn.open_stream(stream_id, ended)
+        elif stream_id > streams.highest:
             self._open_stream(stream_id, ended)
-        elif stream_id in self._reset_by_us:
+        elif stream_id in streams.reset_by_us:
             self._spend_control()  # trailers that were under way
-        elif stream_id in self._reset_by_peer:
+        elif stream_id in streams.reset_by_peer:
             self._conn.emit(RstStreamFrame(stream_id, wire.STREAM_CLOSED).serialize())
             self._spend_reset()
-        elif stream_id in self._ended:
+        elif stream_id in streams.ended:
             raise ConnectionFault(wire.STREAM_CLOSED, "fields came after the end of their stream")
         else:  # RFC 9113 section 5.1.1: passed over, and closed by that
             raise ConnectionFault(wire.PROTOCOL_ERROR, "a stream has a lower number than the one before")
 
     def _open_stream(self, stream_id: int, ended: bool) -> None:
         """Judge a request, and report it or refuse it."""
-        stream = self._streams[stream_id] = StreamState(stream_id, ended)
-        early = self._early.pop(stream_id, None)
-        promised = self._goaway
-        if len(self._streams) - self._pushed > self._limits.max_concurrent_streams or (
+        streams, promised = self._streams, self._goaway
+        stream = streams.add(stream_id, ended)
+        self._conn.open_stream(stream_id, ended)
+        if len(streams.open) - streams.pushed > self._limits.max_concurrent_streams or (
             promised is not None and stream_id > promised
         ):  # RFC 9113 sections 5.1.2 and 6.8: the peer may try again
             self._reset_for(stream, wire.REFUSED_STREAM, known=False)
@@ -359,9 +336,8 @@ class Http2Receiver:
         priority = [value for name, value in request.headers if name == b"priority"]
         if priority:
             self._outgoing.refuse_tree()
-            stream.urgency = parse_priority(b", ".join(priority))
-        if early is not None:
-            stream.urgency = early  # RFC 9218 section 7: a frame overrides the field
+            if stream.urgency is None:  # RFC 9218 section 7: a frame overrides the field
+                stream.urgency = parse_priority(b", ".join(priority))
         signal = stream.urgency or self._dependency
         if signal is not None:
             self._outgoing.reprioritise(stream, signal)
@@ -385,15 +361,15 @@ class Http2Receiver:
             return
         self._events.append(BodyChunk(stream.stream_id, b"", True, trailers))
         if stream.answered:
-            self._forget(stream, self._ended)
+            self._forget(stream, self._streams.ended)
 
     def _closed_by_h2(self, event: H2Event) -> None:
         """Take note that h2 itself has reset a stream for the peer's mistake."""
         assert isinstance(event, StreamReset)
-        stream = self._streams.get(event.stream_id)
+        stream = self._streams.open.get(event.stream_id)
         if stream is not None:
             closed = StreamClosed(event.stream_id, int(event.error_code or 0), False, stream.unsent)
-            self._forget(stream, self._reset_by_us)
+            self._forget(stream, self._streams.reset_by_us)
             self._events.append(closed)
         self._spend_reset()
 
@@ -402,7 +378,7 @@ class Http2Receiver:
     def _receive_body(self, frame: RawFrame) -> None:
         """DATA (RFC 9113 section 6.1)."""
         stream_id = frame.stream_id
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is None:
             self._receive_late_body(frame)
             return
@@ -435,13 +411,13 @@ class Http2Receiver:
             self._held += size
             self._events.append(BodyChunk(stream_id, data, ended, []))
         if ended and stream.answered:
-            self._forget(stream, self._ended)
+            self._forget(stream, self._streams.ended)
 
     def _receive_late_body(self, frame: RawFrame) -> None:
         """DATA on a stream that is not open: what was under way when we reset it is no mistake."""
         stream_id, size = frame.stream_id, len(frame.raw) - wire.HEADER_SIZE
         self._refuse_idle(stream_id)
-        if stream_id in self._reset_by_us:
+        if stream_id in self._streams.reset_by_us:
             if not size:
                 self._spend_control()
             self._ignored += size
@@ -450,7 +426,7 @@ class Http2Receiver:
             if self._ignored >= self._limits.connection_window // 2:
                 self._conn.emit(WindowUpdateFrame(0, self._ignored).serialize())
                 self._ignored = 0
-        elif stream_id in self._reset_by_peer:
+        elif stream_id in self._streams.reset_by_peer:
             self._conn.receive_data(frame.raw)  # answers STREAM_CLOSED
             self._spend_reset()
         else:
@@ -480,14 +456,14 @@ class Http2Receiver:
     def _receive_reset(self, frame: RawFrame) -> None:
         """RST_STREAM (RFC 9113 section 6.4)."""
         self._refuse_idle(frame.stream_id)
-        stream = self._streams.get(frame.stream_id)
+        stream = self._streams.open.get(frame.stream_id)
         if stream is None:
             self._spend_control()
             return
         self._conn.receive_data(frame.raw)
         code = int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big")
         self._events.append(StreamClosed(frame.stream_id, code, True, stream.unsent))
-        self._forget(stream, self._reset_by_peer)
+        self._forget(stream, self._streams.reset_by_peer)
         self._spend_reset()
 
     def _receive_settings(self, frame: RawFrame) -> None:
@@ -499,7 +475,7 @@ class Http2Receiver:
         self._spend_control(1 + len(payload) // (_SETTING_SIZE * SETTINGS_PER_FRAME))
         known = self._known_settings(payload)
         if SettingCodes.INITIAL_WINDOW_SIZE in known:  # every stream's window has to be changed
-            self._spend_control(len(self._streams) // STREAMS_PER_FRAME)
+            self._spend_control(len(self._streams.open) // STREAMS_PER_FRAME)
         self._conn.receive_data(SettingsFrame(0, known).serialize())
         if SettingCodes.INITIAL_WINDOW_SIZE in known:
             self._outgoing.widen_all()
@@ -556,7 +532,7 @@ class Http2Receiver:
             self._conn.receive_data(raw)
             return
         self._refuse_idle(stream_id)
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is None:
             return
         if empty:
@@ -577,10 +553,10 @@ class Http2Receiver:
             code = wire.FRAME_SIZE_ERROR
         elif int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
             code = wire.PROTOCOL_ERROR
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if code and stream is not None:
             self._reset_for(stream, code)
-        elif code and self._is_idle(stream_id):  # which cannot be reset
+        elif code and self._streams.is_idle(stream_id):  # which cannot be reset
             raise ConnectionFault(code, "malformed PRIORITY")
         elif not code:
             parent = int.from_bytes(payload[:4], "big")
@@ -591,27 +567,18 @@ class Http2Receiver:
         self._spend_control()
         self._outgoing.refuse_tree()
         stream_id, urgency = parse_priority_update(frame.raw[wire.HEADER_SIZE :])
-        if stream_id == 0 or (stream_id % 2 == 0 and self._is_idle(stream_id)):
+        if stream_id == 0 or (stream_id % 2 == 0 and self._streams.is_idle(stream_id)):
             raise ConnectionFault(wire.PROTOCOL_ERROR, "PRIORITY_UPDATE for no stream")
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is not None:
             stream.urgency = urgency
             self._outgoing.reprioritise(stream, urgency)
-        elif self._is_idle(stream_id):
-            self._remember_early(stream_id, urgency)
-
-    def _remember_early(self, stream_id: int, urgency: Urgency) -> None:
-        """Keep a priority for a stream that may come; those of streams that were passed over make room."""
-        early, most = self._early, self._limits.max_concurrent_streams
-        if len(early) >= most:
-            for passed in [number for number in early if not self._is_idle(number)]:
-                del early[passed]
-        if len(early) < most or stream_id in early:
-            early[stream_id] = urgency
+        elif self._streams.is_idle(stream_id):
+            self._streams.expect(stream_id, urgency, self._limits.max_concurrent_streams)
 
     def _prefer(self, stream_id: int, dependency: Dependency) -> None:
         """Take a signal of RFC 7540; on streams that are not open it is of no effect."""
-        stream = self._streams.get(stream_id)
+        stream = self._streams.open.get(stream_id)
         if stream is not None:
             self._outgoing.reprioritise(stream, dependency)
 
