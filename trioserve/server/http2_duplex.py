@@ -6,12 +6,13 @@ of the stream's request body, bytes that go are content of its response; the win
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import trio
 
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.protocols.http2.frame_gate import CANCEL, NO_ERROR
+from trioserve.protocols.http2.frame_gate import CANCEL
 from trioserve.server.transport import RECEIVE_SIZE, Transport
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Http2Duplex(Transport):
         stream: one whose request was an extended CONNECT and has been answered with a head that does not end it.
     """
 
-    __slots__ = ("_closed", "_ended", "_left_over", "_receiving", "_sending", "_stream")
+    __slots__ = ("_closed", "_ended", "_left_over", "_receiving", "_sending", "_stream", "_taken")
 
     def __init__(self, stream: Http2SessionStream) -> None:
         super().__init__()
@@ -40,6 +41,15 @@ class Http2Duplex(Transport):
         self._ended = False  # our side
         self._closed = False
 
+    @property
+    def bytes_sent(self) -> int:
+        """See `Transport`: it grows as frames leave, which they do when the client's windows let them."""
+        return self._taken - self._stream.unsent
+
+    @bytes_sent.setter
+    def bytes_sent(self, count: int) -> None:
+        self._taken = count
+
     # -- what the stream tells ------------------------------------------------------------------------------------
 
     def bytes_came(self) -> None:
@@ -49,16 +59,19 @@ class Http2Duplex(Transport):
 
     def peer_left(self, broken: bool) -> None:
         """Tell the observer that the client has ended its side, or that nothing reaches it any more."""
+        if self.half_closed and (self.broken or not broken):
+            return
         self.half_closed = True
-        self.broken = self.broken or broken
+        self.broken = broken
         if self._observer is not None:
-            self._observer.peer_left(self.broken)
+            self._observer.peer_left(broken)
+        self.bytes_came()  # the end is something to read
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         """See `Transport`."""
-        if max_bytes < 1:
+        if operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is reading from this stream")
@@ -104,7 +117,7 @@ class Http2Duplex(Transport):
             raise trio.ClosedResourceError("the sending side of this stream was closed")
         if self._stream.gone:
             raise trio.BrokenResourceError("the stream was reset")
-        self.bytes_sent += len(data)
+        self._taken += len(data)
         fits = self._stream.put_content(bytes(data), last=False)
         return None if fits else NOTHING
 
@@ -114,14 +127,12 @@ class Http2Duplex(Transport):
         try:
             await self._stream.write_rest([])
         except ClientDisconnected as error:
-            raise self._interruption() from error
+            if not self._closed:
+                raise trio.BrokenResourceError("the stream was reset") from error
         finally:
             self._sending = False
-
-    def _interruption(self) -> Exception:
         if self._closed:
-            return trio.ClosedResourceError("this stream was closed")
-        return trio.BrokenResourceError("the stream was reset")
+            raise trio.ClosedResourceError("this stream was closed")
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `Transport`."""
@@ -137,7 +148,10 @@ class Http2Duplex(Transport):
             raise trio.ClosedResourceError("the sending side of this stream was closed")
         if self._stream.gone:
             raise trio.BrokenResourceError("the stream was reset")
-        await trio.lowlevel.checkpoint()
+        if self._stream.full:
+            await self.send_rest(NOTHING)
+        else:
+            await trio.lowlevel.checkpoint()
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
@@ -158,16 +172,15 @@ class Http2Duplex(Transport):
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """Close now, in order, without waiting for anything."""
+        """Close now, in order, without waiting for anything: what was sent still leaves, for a while."""
         if not self._closed:
             self._closed = True
-            if not self._ended and not self._stream.gone:
-                self._ended = True
-                self._stream.put_content(b"", last=True)
-            self._stream.interrupt(NO_ERROR)
+            self._observer = None
+            self._stream.wind_up()
 
     def abort(self) -> None:
         """Reset the stream."""
         if not self._closed:
             self._closed = True
+            self._observer = None
             self._stream.interrupt(CANCEL)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from trioserve.asgi.channel import Peer, ResponseChannel
     from trioserve.asgi.types import Headers
     from trioserve.protocols.http2.events import BodyChunk, Http2Request
+    from trioserve.server.ending import Ending
     from trioserve.server.http2 import Http2Connection
+    from trioserve.server.transport import Transport
 
 logger = logging.getLogger("trioserve.error")
 
@@ -37,7 +39,7 @@ class Http2SessionStream(Http2Stream):
         duplex: its bytes, once the handshake is accepted.
     """
 
-    __slots__ = ("_content_over", "duplex", "session")
+    __slots__ = ("_all_came", "_content_over", "duplex", "session")
 
     def __init__(
         self, connection: Http2Connection, stream_id: int, request: Http2Request, peer: Peer
@@ -46,7 +48,8 @@ class Http2SessionStream(Http2Stream):
         self._request_deadline = self.exchange_deadline = (
             inf  # a session is not a request that takes too long
         )
-        self._content_over = False  # the client has ended its side
+        self._all_came = False  # the client has ended its side
+        self._content_over = False  # and all of it was taken
         self.session: WebSocketConnection | None = None
         self.duplex: Http2Duplex | None = None
 
@@ -90,14 +93,21 @@ class Http2SessionStream(Http2Stream):
             self._over.set()
         if self._watched:
             self._context.deadlines.discard(self)
+        if self.left:
+            self._context.leavers.discard(self)
         if self.duplex is not None:
             self.duplex.close()
-        elif not self._content_over:
+        elif not self._all_came:
             self._stop_request()
         for chunk in self._chunks:
             self.connection.acknowledge(self.stream_id, len(chunk.data))
         self._chunks.clear()
         self.connection.end_stream(self)
+
+    @property
+    def transport(self) -> Transport:
+        """See `Carrier`."""
+        return self.connection.transport
 
     # -- what the session asks for --------------------------------------------------------------------------------
 
@@ -131,18 +141,42 @@ class Http2SessionStream(Http2Stream):
 
     async def wait_for_content(self) -> None:
         """Return when `take_content` has something to say, or nothing will come any more."""
-        while not self._chunks and not self._content_over and not self.left:
-            self._reading = trio.Event()
-            try:
+        self._reading = trio.Event()
+        try:
+            if not self._chunks and not self._content_over and not self.left:
                 await self._reading.wait()
-            finally:
-                self._reading = None
+        finally:
+            self._reading = None
 
     def put_content(self, data: bytes, *, last: bool) -> bool:
         """Send bytes; False when `write_rest` has to be awaited."""
         fits = self.connection.machine.send_body(self.stream_id, data, last)
         self.connection.wake_writer()
         return fits
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that have been put and not left."""
+        return self.connection.machine.unsent(self.stream_id)
+
+    @property
+    def full(self) -> bool:
+        """So much waits for the client that more should wait, too."""
+        return self.unsent > 0 and not self.put_content(b"", last=False)
+
+    def wind_up(self) -> None:
+        """End the stream in order, our side behind what was put, and wake whoever waits on it.
+
+        The client's side, or a client that reads no more, ends with a reset, when there was time to read.
+        """
+        self.exchange.phase = COMPLETE
+        if not self.gone:
+            self.put_content(b"", last=True)
+        for event in (self._reading, self._room):
+            if event is not None:
+                event.set()
+        if self.unsent or not self._all_came:
+            self._stop_request()
 
     def interrupt(self, code: int) -> None:
         """End what is left of the stream, and wake whoever waits on it."""
@@ -155,19 +189,33 @@ class Http2SessionStream(Http2Stream):
     def take_chunk(self, chunk: BodyChunk) -> None:
         """See `Http2Stream`."""
         super().take_chunk(chunk)
+        self._all_came = self._all_came or chunk.last
         if self.duplex is not None:
-            self.duplex.bytes_came()
+            if chunk.data:
+                self.duplex.bytes_came()
+            if chunk.last:
+                self.duplex.peer_left(False)
 
     def lose(self, *, broken: bool) -> None:
         """See `Http2Stream`; the session has a grace of its own."""
         super().lose(broken=broken)
         if self.duplex is not None:
             self.duplex.peer_left(broken)
+            if not broken:
+                self.duplex.bytes_came()  # there will be none, which is to be read
         elif self.session is not None:
             self.session.peer_left(broken)
 
     def _settle_exchange_deadline(self) -> None:
-        """See `ControlledExchange`; the deadlines are the session's."""
+        """See `ControlledExchange`; the deadlines are the session's, but for that of writing."""
+
+    def _end(self, ending: Ending) -> None:
+        """See `Http2Stream`; a session is told, and ends as it has to."""
+        if self.session is None:
+            super()._end(ending)
+        else:
+            self.write_deadline = inf
+            self.session.end_with(ending)
 
     def end(self) -> None:
         """See `Deadlined`; the session is told by itself."""

@@ -2,8 +2,9 @@
 
 Theory of operation. The application runs in the task of its request, and there is no other: when it waits for a message
 it reads itself. While it does not, bytes that come are taken where the transport tells of them, so pings are answered
-and a close is noticed; up to `[websocket] queue` messages are kept for it, and then nothing more is read. Whoever finds
-the transport busy waits for his turn; a pong that has to wait is left in the machine, which keeps the latest only.
+and a close is noticed; up to `[websocket] queue` messages are kept for it, and then nothing more is read. Nobody leaves
+bytes unlooked at for another reason, for they will not be told of again. Whoever finds the transport busy waits for
+his turn; a pong that has to wait is left in the machine, which keeps the latest only.
 
 Invariant: a frame is never inside another. `_writing` is set from the moment the transport leaves a part of a frame.
 """
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from trioserve.asgi.channel import Peer, Request, ResponseChannel, Rest
     from trioserve.asgi.scope import ScopeBuilder
     from trioserve.asgi.types import Headers
+    from trioserve.protocols.websocket.events import Event
     from trioserve.protocols.websocket.handshake import WebSocketRequest
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport
@@ -41,10 +43,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioserve.error")
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
-RECEIVE_SIZE = 65536
+RECEIVE_SIZE = 32768  # a read of nothing but tiny frames is all worked through before others get their turn
 QUEUE_SIZE = 1 << 20
 """Bytes of messages that wait for the application before nothing more is read, whatever their number."""
-READS_AT_ONCE = 4
+MESSAGES_AT_ONCE = 64
+"""Messages, or signals, that are taken in before others have their turn; of bytes it is one read."""
 OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the last words to the client of a cancelled session may take to leave."""
 LINGER_TIMEOUT = 2.0
@@ -62,6 +65,11 @@ class Carrier(Protocol):
     @property
     def channel(self) -> ResponseChannel:
         """How the handshake is answered when it is refused."""
+        ...
+
+    @property
+    def transport(self) -> Transport:
+        """What that answer goes over."""
         ...
 
     async def open_duplex(self, fields: Headers) -> tuple[Transport, bytes]:
@@ -98,11 +106,13 @@ class WebSocketConnection(ControlledExchange):
             "_http",
             "_idle",
         ),
-        *("_left_at", "_machine", "_now", "_over", "_paused", "_ping_sent", "_queue", "_queued", "_settings"),
+        *("_left_at", "_machine", "_now", "_over", "_paused", "_ping_sent", "_queue", "_queued", "_reads_on"),
         *(
+            "_settings",
             "_spoke",
             "_transport",
             "_wishes",
+            "_write_stall",
             "_writing",
             "cancel_scope",
             "ending",
@@ -122,12 +132,15 @@ class WebSocketConnection(ControlledExchange):
         self._wishes = wishes
         self._settings = context.settings.websocket
         self._timeouts = context.settings.timeouts
+        # A stream of HTTP/2 watches its own writes, since it knows whose fault a stall is.
+        self._write_stall = inf if request.http_version == "2" else self._timeouts.write_stall
         self._now = trio.lowlevel.current_clock().current_time
         self._machine = WebSocketMachine(self._settings.limits, wishes.deflate)
         self._transport: Transport | None = None  # once accepted
         self._queue: deque[Message] = deque()
         self._queued = 0  # bytes of them
-        self._paused = False  # bytes were left unread because the queue is full
+        self._paused = False  # nothing is read because the queue is full
+        self._reads_on = False  # a task does, in pieces
         self._end: Closed | None = None
         self._writing = False
         self._idle: trio.Event | None = None  # set when nobody writes any more
@@ -173,6 +186,7 @@ class WebSocketConnection(ControlledExchange):
         finally:
             context.counters.requests_running -= 1
             context.deadlines.discard(self)
+            self.ending = self.ending or Ending.IDLE  # there is nothing left that could be
             if self._over is not None:
                 self._over.set()
             record_exchange(context, session, self._now())
@@ -181,23 +195,34 @@ class WebSocketConnection(ControlledExchange):
         """Complete the closing handshake, and end our side of the stream (RFC 6455 section 7.1.1)."""
         try:
             with trio.move_on_after(self._settings.close_timeout):
-                while self._end is None:
-                    await self.receive_message()  # and drop it
+                await self._wait_for_close()
                 await self._wait_for_turn()
+            if self._end is None or self._writing:
+                self.abort()  # it does not close, or does not read
+                return
             with trio.move_on_after(LINGER_TIMEOUT):
                 await transport.send_eof()
-                if self._end is None or self._end.failed:
-                    while await transport.receive_some(RECEIVE_SIZE):
-                        await trio.lowlevel.checkpoint()
+                if self._end.failed:
+                    await _discard_rest(transport)
         except GONE:
             pass
+
+    async def _wait_for_close(self) -> None:
+        """Drop what still comes before the client's close frame."""
+        while self._end is None:
+            try:
+                await self.receive_message()
+            except trio.BusyResourceError:  # a task that outlives the application receives
+                await self.wait_disconnected()
+            await trio.lowlevel.checkpoint()  # a client that says much must not stop the others
 
     async def _end_cancelled(self, ending: Ending) -> None:
         """Tell the client of a cancelled session why, if it can still be told."""
         session, transport = self.session, self._transport
         session.outcome = ending.outcome
         self.read_deadline = self.write_deadline = self.exchange_deadline = inf
-        with trio.move_on_after(OWED_ANSWER_TIMEOUT) as scope:
+        told = False
+        with trio.move_on_after(OWED_ANSWER_TIMEOUT):
             try:
                 if transport is None:
                     if ending.status and session.phase in (SessionPhase.HANDSHAKE, SessionPhase.DENIAL_HELD):
@@ -206,11 +231,12 @@ class WebSocketConnection(ControlledExchange):
                     return
                 if ending in _LAST_WORDS and not self.gone:
                     await self.close(*_LAST_WORDS[ending])
+                    told = True
                     await transport.send_eof()
-                    return
-            except (*GONE, ClientDisconnected):
-                return
-        if scope.cancelled_caught or ending not in _LAST_WORDS:
+                    await _discard_rest(transport)
+            except (*GONE, ClientDisconnected, trio.BusyResourceError):
+                pass
+        if transport is not None and not told:
             self.abort()
 
     # -- the handshake, and its refusal ---------------------------------------------------------------------------
@@ -228,6 +254,7 @@ class WebSocketConnection(ControlledExchange):
         self._settle_exchange_deadline()
         if data:
             self._machine.receive_data(data)
+        self.bytes_waiting()
         if self._context.draining.is_set():
             self.drain()
 
@@ -253,40 +280,51 @@ class WebSocketConnection(ControlledExchange):
 
     async def receive_message(self) -> Message | Closed:
         """See `SessionChannel`."""
-        if self._queue:
-            return self._take_queued()
-        if self._end is not None:
-            return self._end
         transport, machine = self._transport, self._machine
         assert transport is not None
+        others_wait = False
         while True:
+            if self._queue:
+                return self._take_queued()
+            if self._end is not None:
+                return self._end
             event = machine.next_event()
             if type(event) is Message:
                 if self._settings.idle_timeout != inf:
                     self._spoke = self._now()
+                if machine.unread or transport.readable:
+                    self.bytes_waiting()
                 return event
             if event is NEED_DATA:
                 self._send_answers()
+                if others_wait:
+                    others_wait = False
+                    await trio.lowlevel.checkpoint()
+                    continue
                 try:
                     data = transport.receive_now(RECEIVE_SIZE)
                     if data is None:
                         data = await transport.parked_receive(RECEIVE_SIZE)
+                    else:
+                        others_wait = True
                 except GONE:
                     data = b""
-                end = self._how_it_ended()  # by another hand, meanwhile
-                if end is not None:
-                    return end
-                if not data:
-                    return self._vanish()
-                self._heard = self._now()
-                machine.receive_data(data)
-            elif isinstance(event, Closed):
-                return self._close_received(event)
+                if data:
+                    self._heard = self._now()
+                    machine.receive_data(data)
+                else:
+                    self._vanish()
             else:
-                self._awaits_pong = False
+                self._note(event)
 
-    def _how_it_ended(self) -> Closed | None:
-        return self._end
+    def _note(self, event: Event) -> None:
+        """Act on what is no message."""
+        if isinstance(event, Closed):
+            self._close_received(event)
+        elif event is PONG:
+            self._awaits_pong = False
+            self.read_deadline = self._heard + self._settings.ping_interval
+            self._context.deadlines.hurry(self)
 
     def _take_queued(self) -> Message:
         message = self._queue.popleft()
@@ -298,68 +336,84 @@ class WebSocketConnection(ControlledExchange):
 
     def bytes_waiting(self) -> None:
         """See `TransportObserver`: read for an application that does not, as far as its queue goes."""
-        transport, machine = self._transport, self._machine
-        if transport is None or self._end is not None:
-            return
-        for _ in range(READS_AT_ONCE):
-            if not self._fill_queue():
-                self._paused = True
-                return
-            if self._how_it_ended() is not None:
-                return
-            try:
-                data = transport.receive_now(RECEIVE_SIZE)
-            except trio.BusyResourceError:
-                return
-            except GONE:
-                data = b""
-            if data is None:
-                return
-            if not data:
-                self._vanish()
-                return
-            self._heard = self._now()
-            machine.receive_data(data)
-        self._fill_queue()
-        self._paused = True  # it is looked again when the application has taken something
+        if self._transport is not None and not self._reads_on and self._take_in(self._transport):
+            self._reads_on = True
+            self._context.spawn(self._read_on, self._transport)
 
-    def _fill_queue(self) -> bool:
-        """Take messages from the machine as long as there is room; whether there still is."""
+    async def _read_on(self, transport: Transport) -> None:
+        """Go on where `bytes_waiting` has stopped in order not to hold others up."""
+        try:
+            await trio.lowlevel.checkpoint()
+            while self._take_in(transport):
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._reads_on = False
+
+    def _take_in(self, transport: Transport) -> bool:
+        """Read, answer and queue; whether there may be more to do, in a while."""
         queue, machine = self._queue, self._machine
-        while self._end is None and len(queue) < self._settings.queue and self._queued < QUEUE_SIZE:
+        size = 0
+        for _ in range(MESSAGES_AT_ONCE):
+            if self._end is not None:
+                return False
+            if len(queue) >= self._settings.queue or self._queued >= QUEUE_SIZE:
+                self._paused = True
+                return False
             event = machine.next_event()
             if isinstance(event, Message):
-                queue.append(event)
-                self._queued += len(event.data)
-            elif event is PONG:
-                self._awaits_pong = False
+                self._enqueue(event)
+            elif event is NEED_DATA:
+                self._send_answers()
+                if size >= RECEIVE_SIZE:
+                    return True
+                data = self._read_now(transport)
+                if not data:
+                    return False
+                size += len(data)
+                machine.receive_data(data)
             else:
-                if isinstance(event, Closed):
-                    self._close_received(event)
-                else:
-                    self._send_answers()
-                return True
-        return False
+                self._note(event)
+        return True
 
-    def _close_received(self, closed: Closed) -> Closed:
+    def _enqueue(self, message: Message) -> None:
+        if (
+            self.session.phase is not SessionPhase.CLOSED
+        ):  # after its own close an application expects the end alone
+            self._spoke = self._now()
+            self._queue.append(message)
+            self._queued += len(message.data)
+
+    def _read_now(self, transport: Transport) -> bytes | None:
+        """Return what has come; nothing if there is nothing now, or if the client is found to be gone."""
+        try:
+            data = transport.receive_now(RECEIVE_SIZE)
+        except trio.BusyResourceError:
+            return None
+        except GONE:
+            data = b""
+        if data:
+            self._heard = self._now()
+        elif data is not None:
+            self._vanish()
+        return data
+
+    def _close_received(self, closed: Closed) -> None:
         """The client has closed, or broke the protocol: answer, and let the application go."""
         self._end = closed
         if closed.failed:
             self.session.outcome = "refused"
         self._send_answers()
         self._lose(broken=False)
-        return closed
 
-    def _vanish(self) -> Closed:
+    def _vanish(self) -> None:
         """The client is gone without a word."""
         if self._end is None:
             self._end = VANISHED
         self._lose(broken=True)
-        return self._end
 
     def _lose(self, *, broken: bool) -> None:
         self.left = True
-        self.gone = self.gone or broken or self._transport is not None
+        self.gone = self.gone or broken or (self._transport is not None and self._end is not None)
         if self._over is not None:
             self._over.set()
         self.read_deadline = self._close_deadline = inf
@@ -370,7 +424,11 @@ class WebSocketConnection(ControlledExchange):
         """See `TransportObserver`."""
         if self._transport is None:
             self._lose(broken=broken)
-        elif broken and not self._queue and self._end is None:
+        elif self._end is not None:
+            return
+        elif self._queue:
+            self._lose(broken=broken)  # the application is told when it has taken what came before
+        elif broken:
             self._vanish()
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -401,7 +459,7 @@ class WebSocketConnection(ControlledExchange):
     async def write_rest(self, rest: Rest) -> None:
         """See `ResponseChannel`; waits under the write-stall deadline."""
         if self._transport is None:
-            await self._http.write_rest(rest)
+            await self._write_denial(rest)
             return
         for piece in rest:
             if not isinstance(piece, memoryview):
@@ -409,6 +467,17 @@ class WebSocketConnection(ControlledExchange):
                 if self.gone or self._machine.close_sent:
                     raise ClientDisconnected("the session is closed")
             await self._write_frame(self._transport, piece)
+
+    async def _write_denial(self, rest: Rest) -> None:
+        self._watch_write(self._carrier.transport)
+        try:
+            await self._http.write_rest(rest)
+        finally:
+            self.write_deadline = inf
+
+    def _watch_write(self, transport: Transport) -> None:
+        self._bytes_at_stall = transport.bytes_sent
+        self.write_deadline = self._now() + self._write_stall
 
     async def _wait_for_turn(self) -> None:
         while self._writing:
@@ -418,8 +487,7 @@ class WebSocketConnection(ControlledExchange):
 
     async def _write_frame(self, transport: Transport, piece: bytes | memoryview) -> None:
         """Write a frame, or what the transport has left of one. Nobody else is writing."""
-        self._bytes_at_stall = transport.bytes_sent
-        self.write_deadline = self._now() + self._timeouts.write_stall
+        self._watch_write(transport)
         self._writing = True
         try:
             rest = piece if isinstance(piece, memoryview) else transport.send_now(piece)
@@ -481,6 +549,7 @@ class WebSocketConnection(ControlledExchange):
         if self._transport is None:
             self._http.abort()
         else:
+            self._vanish()  # also to whoever waits for his turn
             self._transport.abort()
 
     # -- deadlines and stopping -----------------------------------------------------------------------------------
@@ -492,6 +561,8 @@ class WebSocketConnection(ControlledExchange):
 
     def _settle_exchange_deadline(self) -> None:
         """Put it where the request's own, its client's leaving, a close that is not answered, or idleness ask for."""
+        if self.ending is not None:
+            return
         grace = self._left_at + self._timeouts.disconnect_grace if self._cancel_on_disconnect else inf
         idle = self._spoke + self._settings.idle_timeout if self._end is None else inf
         if self._transport is None or self._settings.idle_timeout == inf:
@@ -508,14 +579,12 @@ class WebSocketConnection(ControlledExchange):
         elif self.read_deadline <= now:
             self._expire_silence(now)
         elif self._request_deadline <= now:
-            self._end_with(Ending.REQUEST_TIMEOUT)
+            self.end_with(Ending.REQUEST_TIMEOUT)
         elif self._close_deadline <= now:
-            self._close_deadline = inf
-            self._vanish()
             self.abort()
-        elif self.left:
-            self._end_with(Ending.DISCONNECTED)
-        elif self._spoke + self._settings.idle_timeout <= now:
+        elif self._cancel_on_disconnect and self._left_at + self._timeouts.disconnect_grace <= now:
+            self.end_with(Ending.DISCONNECTED)
+        elif self._end is None and self._spoke + self._settings.idle_timeout <= now:
             self._spoke = now
             self._settle_exchange_deadline()
             self._context.spawn(self._close_quietly, 1001, "nothing was said for too long")
@@ -523,28 +592,28 @@ class WebSocketConnection(ControlledExchange):
             self._settle_exchange_deadline()
 
     def _expire_write(self, now: float) -> None:
-        transport = self._transport
-        sent = 0 if transport is None else transport.bytes_sent
+        sent = (self._transport or self._carrier.transport).bytes_sent
         if sent != self._bytes_at_stall:
             self._bytes_at_stall = sent
-            self.write_deadline = now + self._timeouts.write_stall
+            self.write_deadline = now + self._write_stall
         else:
-            self._end_with(Ending.WRITE_STALL)
+            self.end_with(Ending.WRITE_STALL)
 
     def _expire_silence(self, now: float) -> None:
         """Nothing has come for a while: ask for a sign of life, or take its absence for the end."""
         settings = self._settings
-        if self._heard + settings.ping_interval > now and not self._awaits_pong:
+        answer_due = self._ping_sent + settings.ping_timeout
+        if not self._awaits_pong and self._heard + settings.ping_interval > now:
             self.read_deadline = self._heard + settings.ping_interval
-        elif self._awaits_pong and self._heard <= self._ping_sent and not self._paused:
-            self._vanish()
+        elif self._awaits_pong and self._heard <= self._ping_sent and answer_due <= now and not self._paused:
             self.abort()
         elif self._writing or self._transport is None or self._machine.close_sent:
             self.read_deadline = now + settings.ping_interval  # the write-stall deadline watches
         else:
             self._awaits_pong = True
             self._ping_sent = now
-            self.read_deadline = now + settings.ping_timeout
+            wait = settings.ping_interval if settings.ping_timeout == inf else settings.ping_timeout
+            self.read_deadline = now + wait
             self._send_soon(self._transport, self._machine.send_ping())
 
     def _give_up(self) -> None:
@@ -568,18 +637,25 @@ class WebSocketConnection(ControlledExchange):
 
     def end(self) -> None:
         """Cancel the application; the client is told 1012, or 503."""
-        self._end_with(Ending.SHUTDOWN)
+        self.end_with(Ending.SHUTDOWN)
 
     def hasten(self) -> bool:
         """Cancel the application now if its client has left; whether that was so."""
         if self.left and self._cancel_on_disconnect:
-            self._end_with(Ending.DISCONNECTED)
+            self.end_with(Ending.DISCONNECTED)
         return self.ending is not None
 
-    def _end_with(self, ending: Ending) -> None:
+    def end_with(self, ending: Ending) -> None:
+        """Cancel the application; its client is told what is owed to it then."""
         if self.ending is None:
             self.ending = ending
             self.read_deadline = self.write_deadline = self._close_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
             self._context.deadlines.hurry(self)
             self.cancel_scope.cancel()
+
+
+async def _discard_rest(transport: Transport) -> None:
+    """Read what the client still sends: closing before would reset the connection, and our last bytes with it."""
+    while await transport.receive_some(RECEIVE_SIZE):
+        await trio.lowlevel.checkpoint()
