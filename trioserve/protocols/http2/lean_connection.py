@@ -11,16 +11,19 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, ConnectionState, H2Connection
 from h2.exceptions import FlowControlError
 from h2.stream import H2Stream, StreamInputs
 
 from trioserve.protocols.http2 import frame_gate as wire
+from trioserve.protocols.http2.field_codec import FieldEncoder
+from trioserve.protocols.http2.settings import local_settings
 
 if TYPE_CHECKING:
-    from h2.config import H2Configuration
-
     from trioserve.protocols.http2.events import Headers
+    from trioserve.protocols.http2.field_codec import FieldDecoder
+    from trioserve.protocols.http2.limits import Http2Limits
 
 _PACK: Final = struct.Struct(">HBBBL").pack
 
@@ -134,3 +137,30 @@ class LeanConnection(H2Connection):
     def close_stream(self, stream_id: int) -> None:
         """Forget a stream that has ended on both sides."""
         self.streams.pop(stream_id, None)
+
+
+def build_connection(limits: Http2Limits, decoder: FieldDecoder) -> LeanConnection:
+    """Return a connection that has read the preface.
+
+    h2's checks of fields are off: `request_policy` and `response_framing` do them better and faster.
+
+    Args:
+        limits: say what h2 takes our settings to be.
+        decoder: decodes the peer's fields.
+    """
+    conn = LeanConnection(
+        H2Configuration(
+            client_side=False,
+            header_encoding=None,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+    )
+    conn.local_settings = local_settings(limits)
+    conn.max_inbound_frame_size = limits.max_frame_size
+    conn.decoder = decoder
+    conn.encoder = FieldEncoder()
+    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
+    return conn

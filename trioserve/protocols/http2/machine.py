@@ -18,7 +18,6 @@ import string
 from typing import TYPE_CHECKING, Final
 
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame, PingFrame, SettingsFrame
 
 from trioserve.protocols.errors import RemoteProtocolError
@@ -26,7 +25,8 @@ from trioserve.protocols.http2 import frame_gate as wire
 from trioserve.protocols.http2.events import Headers, Http2Request
 from trioserve.protocols.http2.frame_gate import ConnectionFault
 from trioserve.protocols.http2.priorities import Urgency, merge_response_priority
-from trioserve.protocols.http2.receiver import DEFAULT_WINDOW, FREE_WINDOW_UPDATES, Http2Receiver
+from trioserve.protocols.http2.receiver import FREE_WINDOW_UPDATES, Http2Receiver
+from trioserve.protocols.http2.settings import SETTING_SIZE, announce_settings
 
 if TYPE_CHECKING:
     from trioserve.protocols.http2.limits import Http2Limits
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _ALPHABET: Final = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"-_=")
 """Of base64url (RFC 4648 section 5); Python takes the other base64 for it, too."""
 ANY_STREAM: Final = 2**31 - 1
+DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
 MOST_FREE_UPDATES: Final = 1 << 16
 
 
@@ -53,15 +54,7 @@ class Http2Machine(Http2Receiver):
 
     def __init__(self, limits: Http2Limits) -> None:
         super().__init__(limits)
-        settings = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
-            SettingCodes.INITIAL_WINDOW_SIZE: limits.window,
-            SettingCodes.MAX_FRAME_SIZE: limits.max_frame_size,
-            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_head_size,
-        }
-        if limits.extended_connect:
-            settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
-        self._conn.emit(SettingsFrame(0, {int(code): value for code, value in settings.items()}).serialize())
+        self._conn.emit(announce_settings(limits))
         if limits.connection_window > DEFAULT_WINDOW:
             self._conn.increment_flow_control_window(limits.connection_window - DEFAULT_WINDOW)
 
@@ -78,12 +71,12 @@ class Http2Machine(Http2Receiver):
         try:
             payload = base64.b64decode(settings + b"=" * (-len(settings) % 4), b"-_", validate=True)
             if (
-                len(payload) % 6
+                len(payload) % SETTING_SIZE
                 or len(payload) > self._limits.max_frame_size
                 or not _ALPHABET.issuperset(settings)
             ):
                 raise RemoteProtocolError("malformed http2-settings")
-            known = SettingsFrame(0, self._known_settings(payload)).serialize_body()
+            known = SettingsFrame(0, self._read_settings(payload)).serialize_body()
             self._conn.initiate_upgrade_connection(base64.urlsafe_b64encode(known))
         except (binascii.Error, ProtocolError, ConnectionFault) as error:
             raise RemoteProtocolError("malformed http2-settings") from error

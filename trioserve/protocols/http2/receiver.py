@@ -11,13 +11,11 @@ Invariants: nothing but `RemoteProtocolError` leaves `receive_data` and `next_ev
 from __future__ import annotations
 
 from collections import deque
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from h2.config import H2Configuration
 from h2.events import DataReceived, StreamReset
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
+from h2.settings import SettingCodes
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
@@ -25,12 +23,13 @@ from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http2 import frame_gate as wire
 from trioserve.protocols.http2.budget import Budget
 from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, RefusedRequest, StreamClosed
-from trioserve.protocols.http2.field_codec import FieldDecoder, FieldEncoder
+from trioserve.protocols.http2.field_codec import FieldDecoder
 from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
-from trioserve.protocols.http2.lean_connection import LeanConnection
+from trioserve.protocols.http2.lean_connection import build_connection
 from trioserve.protocols.http2.outgoing import Outgoing
 from trioserve.protocols.http2.priorities import Dependency, parse_priority, parse_priority_update
 from trioserve.protocols.http2.request_policy import MalformedRequest, judge_request, judge_trailers
+from trioserve.protocols.http2.settings import SETTING_SIZE, read_settings
 from trioserve.protocols.http2.streams import Streams
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from trioserve.protocols.http2.limits import Http2Limits
     from trioserve.protocols.http2.streams import StreamState
 
-UNLIMITED: Final = 2**31 - 1
 FREE_WINDOW_UPDATES: Final = 2
 """WINDOW_UPDATE frames that a peer may send for each DATA frame of ours before they count as control frames."""
 HELD_WINDOWS: Final = 4
@@ -50,19 +48,6 @@ SETTINGS_PER_FRAME: Final = 32
 """Settings that count as one control frame."""
 STREAMS_PER_FRAME: Final = 4
 """Open streams whose windows are changed by a setting that count as one control frame."""
-DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
-
-_NO_RFC7540_PRIORITIES: Final = 9  # RFC 9218 section 2.1
-_KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))  # others could be any number of numbers
-_SETTING_SIZE: Final = 6
-_ANY_VALUE: Final = (0, 2**32 - 1, wire.NO_ERROR)
-_SETTING_VALUES: Final = {  # RFC 9113 section 6.5.2, RFC 8441 section 3, RFC 9218 section 2.1
-    SettingCodes.ENABLE_PUSH: (0, 1, wire.PROTOCOL_ERROR),
-    SettingCodes.INITIAL_WINDOW_SIZE: (0, 2**31 - 1, wire.FLOW_CONTROL_ERROR),
-    SettingCodes.MAX_FRAME_SIZE: (16384, 2**24 - 1, wire.PROTOCOL_ERROR),
-    SettingCodes.ENABLE_CONNECT_PROTOCOL: (0, 1, wire.PROTOCOL_ERROR),
-    _NO_RFC7540_PRIORITIES: (0, 1, wire.PROTOCOL_ERROR),
-}
 
 
 class Http2Receiver:
@@ -106,7 +91,7 @@ class Http2Receiver:
         self._decoder = FieldDecoder()
         # A head above the limit is answered; one above twice the limit is not even decoded.
         self._decoder.max_header_list_size = 2 * limits.max_head_size
-        self._conn = _build_connection(limits, self._decoder)
+        self._conn = build_connection(limits, self._decoder)
         self._outgoing = Outgoing(self._conn, self._streams.open, limits.send_buffer)
         self._resets = Budget(limits.resets)
         self._control = Budget(limits.control_frames)
@@ -472,31 +457,21 @@ class Http2Receiver:
             self._spend_control()
             return
         payload = frame.raw[wire.HEADER_SIZE :]
-        self._spend_control(1 + len(payload) // (_SETTING_SIZE * SETTINGS_PER_FRAME))
-        known = self._known_settings(payload)
+        self._spend_control(1 + len(payload) // (SETTING_SIZE * SETTINGS_PER_FRAME))
+        known = self._read_settings(payload)
         if SettingCodes.INITIAL_WINDOW_SIZE in known:  # every stream's window has to be changed
             self._spend_control(len(self._streams.open) // STREAMS_PER_FRAME)
         self._conn.receive_data(SettingsFrame(0, known).serialize())
         if SettingCodes.INITIAL_WINDOW_SIZE in known:
             self._outgoing.widen_all()
 
-    def _known_settings(self, payload: bytes) -> dict[int, int]:
-        """The settings that mean something to h2; the last value of each counts."""
-        known: dict[int, int] = {}
-        for start in range(0, len(payload), _SETTING_SIZE):
-            code = int.from_bytes(payload[start : start + 2], "big")
-            value = int.from_bytes(payload[start + 2 : start + 6], "big")
-            least, most, fault = _SETTING_VALUES.get(code, _ANY_VALUE)
-            if not least <= value <= most:  # also where another value follows (RFC 9113 section 6.5.3)
-                raise ConnectionFault(fault, "a setting has an illegal value")
-            if code == SettingCodes.HEADER_TABLE_SIZE and code in known:
-                self._conn.encoder.header_table_size = known[
-                    code
-                ]  # RFC 7541 section 4.2: the smallest is told
-            if code in _KNOWN_SETTINGS:
-                known[code] = value
-            elif code == _NO_RFC7540_PRIORITIES and value:
-                self._outgoing.refuse_tree()
+    def _read_settings(self, payload: bytes) -> dict[int, int]:
+        """Do what the peer's settings ask of us; return those that h2 has to do with."""
+        known, table_sizes, refuses_tree = read_settings(payload)
+        for size in table_sizes:
+            self._conn.encoder.header_table_size = size
+        if refuses_tree:
+            self._outgoing.refuse_tree()
         return known
 
     def _receive_ping(self, frame: RawFrame) -> None:
@@ -581,41 +556,6 @@ class Http2Receiver:
         stream = self._streams.open.get(stream_id)
         if stream is not None:
             self._outgoing.reprioritise(stream, dependency)
-
-
-def _build_connection(limits: Http2Limits, decoder: FieldDecoder) -> LeanConnection:
-    """h2 with its checks of fields off, which `request_policy` and `response_framing` do better and faster."""
-    conn = LeanConnection(
-        H2Configuration(
-            client_side=False,
-            header_encoding=None,
-            validate_inbound_headers=False,
-            normalize_inbound_headers=False,
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-        )
-    )
-    conn.local_settings = _local_settings(limits)
-    conn.max_inbound_frame_size = limits.max_frame_size
-    conn.decoder = decoder
-    conn.encoder = FieldEncoder()
-    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
-    return conn
-
-
-@lru_cache(maxsize=8)
-def _local_settings(limits: Http2Limits) -> Settings:
-    """Our settings as h2 has to know them: one object for all connections, since they never change and take 5 KB."""
-    return Settings(
-        client=False,
-        initial_values={
-            SettingCodes.MAX_CONCURRENT_STREAMS: UNLIMITED,  # h2 would end the connection; we refuse the stream
-            SettingCodes.INITIAL_WINDOW_SIZE: limits.window,
-            SettingCodes.MAX_FRAME_SIZE: limits.max_frame_size,
-            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_head_size,
-            SettingCodes.ENABLE_CONNECT_PROTOCOL: int(limits.extended_connect),
-        },
-    )
 
 
 def _code_of(error: ProtocolError | HPACKError) -> int:
