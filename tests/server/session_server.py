@@ -76,7 +76,7 @@ class Served:
 
 @asynccontextmanager
 async def open_server(
-    app, *, limit=60, complaints=(), access="off", on_disconnect="cancel", timeouts=None, **websocket
+    app, *, limit=60, complaints=(), access="off", lifecycle=None, timeouts=None, **websocket
 ):
     """Serve an application for the length of a block.
 
@@ -84,7 +84,7 @@ async def open_server(
         limit: seconds for all of it.
         complaints: words of the messages that the log has to have at the end.
         access: where the access log goes.
-        timeouts: a group of settings, as is the rest.
+        lifecycle, timeouts: groups of settings, as is the rest.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
