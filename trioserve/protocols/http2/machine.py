@@ -25,7 +25,7 @@ from trioserve.protocols.http2 import frame_gate as wire
 from trioserve.protocols.http2.events import Headers, Http2Request
 from trioserve.protocols.http2.frame_gate import ConnectionFault
 from trioserve.protocols.http2.priorities import Urgency, merge_response_priority
-from trioserve.protocols.http2.receiver import FREE_WINDOW_UPDATES, Http2Receiver
+from trioserve.protocols.http2.receiver import Http2Receiver
 from trioserve.protocols.http2.settings import SETTING_SIZE, announce_settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _ALPHABET: Final = frozenset(string.ascii_letters.encode() + string.digits.encod
 """Of base64url (RFC 4648 section 5); Python takes the other base64 for it, too."""
 ANY_STREAM: Final = 2**31 - 1
 DEFAULT_WINDOW: Final = 65535  # RFC 9113 section 6.9.2
-MOST_FREE_UPDATES: Final = 1 << 16
 
 
 class Http2Machine(Http2Receiver):
@@ -191,7 +190,7 @@ class Http2Machine(Http2Receiver):
         """
         self.reset_stream(stream_id, wire.REFUSED_STREAM)
         try:
-            self._spend_reset()
+            self._allowance.spend_reset()
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
 
@@ -240,7 +239,7 @@ class Http2Machine(Http2Receiver):
             out = conn.collect()
         count = self._outgoing.take_count()
         if count:
-            self._free_updates = min(self._free_updates + FREE_WINDOW_UPDATES * count, MOST_FREE_UPDATES)
+            self._allowance.grant_updates(count)
         if out:
             conn.ready = bytearray()
         return out

@@ -17,14 +17,15 @@ from h2.events import DataReceived, StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack.exceptions import HPACKError, OversizedHeaderListError
-from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http2 import frame_gate as wire
-from trioserve.protocols.http2.budget import Budget
+from trioserve.protocols.http2.allowance import Allowance
 from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, RefusedRequest, StreamClosed
 from trioserve.protocols.http2.field_codec import FieldDecoder
 from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
+from trioserve.protocols.http2.inbound_credit import InboundCredit
 from trioserve.protocols.http2.lean_connection import build_connection
 from trioserve.protocols.http2.outgoing import Outgoing
 from trioserve.protocols.http2.priorities import Dependency, parse_priority, parse_priority_update
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
     from trioserve.protocols.http2.limits import Http2Limits
     from trioserve.protocols.http2.streams import StreamState
 
-FREE_WINDOW_UPDATES: Final = 2
-"""WINDOW_UPDATE frames that a peer may send for each DATA frame of ours before they count as control frames."""
-HELD_WINDOWS: Final = 4
-"""Connection windows of unread bodies that are held before the connection as a whole is made to wait."""
 SETTINGS_PER_FRAME: Final = 32
 """Settings that count as one control frame."""
 STREAMS_PER_FRAME: Final = 4
@@ -62,26 +59,24 @@ class Http2Receiver:
     """
 
     __slots__ = (
-        *(
-            "_block",
-            "_block_ends_stream",
-            "_conn",
-            "_control",
-            "_decoder",
-            "_dependency",
-            "_dispatch",
-        ),
-        *(
-            "_error",
-            "_events",
-            "_free_updates",
-            "_gate",
-            "_goaway",
-            "_held",
-            "_ignored",
-        ),
-        *("_limits", "_now", "_outgoing", "_ping", "_resets"),
-        *("_returned", "_streams", "failed", "peer_leaving"),
+        "_allowance",
+        "_block",
+        "_block_ends_stream",
+        "_conn",
+        "_credit",
+        "_decoder",
+        "_dependency",
+        "_dispatch",
+        "_error",
+        "_events",
+        "_gate",
+        "_goaway",
+        "_limits",
+        "_outgoing",
+        "_ping",
+        "_streams",
+        "failed",
+        "peer_leaving",
     )
 
     def __init__(self, limits: Http2Limits) -> None:
@@ -93,17 +88,12 @@ class Http2Receiver:
         self._decoder.max_header_list_size = 2 * limits.max_head_size
         self._conn = build_connection(limits, self._decoder)
         self._outgoing = Outgoing(self._conn, self._streams.open, limits.send_buffer)
-        self._resets = Budget(limits.resets)
-        self._control = Budget(limits.control_frames)
+        self._credit = InboundCredit(self._conn, limits)
+        self._allowance = Allowance(limits)
         self._events: deque[Event] = deque()
-        self._now = 0.0
         self._error = ""  # what the connection has failed for
         self._goaway: int | None = None  # the last stream that we promised to answer, once promised
         self._block = bytearray()  # the field block whose frames come
-        self._free_updates = 0
-        self._held = 0  # bytes of bodies that were not acknowledged
-        self._returned = 0  # bytes by which the connection's window has yet to be widened
-        self._ignored = 0  # the same, of frames that h2 never saw
         self._dependency: Dependency | None = None  # what the HEADERS that were read last say of it
         self._block_ends_stream = False  # the same
         self._ping: bytes | None = None  # what we have sent and the peer has not answered
@@ -129,7 +119,7 @@ class Http2Receiver:
             data: what was read; it is held until `next_event` has got through it, so the caller bounds it.
             now: the time in seconds, on a clock that never goes back.
         """
-        self._now = now
+        self._allowance.now = now
         self._gate.receive_data(data)
 
     def next_event(self) -> Event:
@@ -150,7 +140,7 @@ class Http2Receiver:
                 if receive is not None:
                     receive(frame)
                 else:  # RFC 9113 section 5.5: ignored
-                    self._spend_control()
+                    self._allowance.spend_control()
             return events.popleft()
         except ConnectionFault as fault:
             self._fail(fault.code, str(fault))
@@ -184,11 +174,10 @@ class Http2Receiver:
 
     def acknowledge(self, stream_id: int, size: int) -> None:
         """Widen the peer's windows: the application took `size` bytes of a body, or nobody will."""
-        self._held -= size
-        self._return_credit(0)
+        self._credit.release(size)
         stream = self._streams.open.get(stream_id)
         if stream is not None and not stream.request_ended:
-            self._return_stream_credit(stream, size)
+            self._credit.widen(stream, size)
 
     # -- errors and budgets ---------------------------------------------------------------------------------------
 
@@ -205,21 +194,13 @@ class Http2Receiver:
             self._streams.open.clear()
             self._events.clear()
 
-    def _spend_control(self, amount: int = 1) -> None:
-        if not self._control.spend(self._now, amount):
-            raise ConnectionFault(wire.ENHANCE_YOUR_CALM, "too many control frames")
-
-    def _spend_reset(self) -> None:
-        if not self._resets.spend(self._now):
-            raise ConnectionFault(wire.ENHANCE_YOUR_CALM, "too many streams were reset")
-
     def _reset_for(self, stream: StreamState, code: int, *, known: bool = True) -> None:
         """Answer the peer's mistake on a stream by resetting it; `known` if an event has told of the stream."""
         unsent = stream.unsent
         self.reset_stream(stream.stream_id, code)
         if known:
             self._events.append(StreamClosed(stream.stream_id, code, False, unsent))
-        self._spend_reset()
+        self._allowance.spend_reset()
 
     def reset_stream(self, stream_id: int, code: int = wire.NO_ERROR) -> None:
         """Reset a stream (RFC 9113 section 5.4.2), and drop what waits on it; nothing happens on a closed one."""
@@ -285,10 +266,10 @@ class Http2Receiver:
         elif stream_id > streams.highest:
             self._open_stream(stream_id, ended)
         elif stream_id in streams.reset_by_us:
-            self._spend_control()  # trailers that were under way
+            self._allowance.spend_control()  # trailers that were under way
         elif stream_id in streams.reset_by_peer:
             self._conn.emit(RstStreamFrame(stream_id, wire.STREAM_CLOSED).serialize())
-            self._spend_reset()
+            self._allowance.spend_reset()
         elif stream_id in streams.ended:
             raise ConnectionFault(wire.STREAM_CLOSED, "fields came after the end of their stream")
         else:  # RFC 9113 section 5.1.1: passed over, and closed by that
@@ -356,7 +337,7 @@ class Http2Receiver:
             closed = StreamClosed(event.stream_id, int(event.error_code or 0), False, stream.unsent)
             self._forget(stream, self._streams.reset_by_us)
             self._events.append(closed)
-        self._spend_reset()
+        self._allowance.spend_reset()
 
     # -- bodies ---------------------------------------------------------------------------------------------------
 
@@ -381,19 +362,19 @@ class Http2Receiver:
         size, ended = len(data), event.stream_ended is not None
         padding = (event.flow_controlled_length or 0) - size
         if not size and not ended:
-            self._spend_control()
-        self._return_credit(size + padding)
+            self._allowance.spend_control()
+        self._credit.receive(size + padding)
         if ended:
             stream.request_ended = True
         elif padding:
-            self._return_stream_credit(stream, padding)
+            self._credit.widen(stream, padding)
         if stream.owed is not None:
             stream.owed -= size
             if stream.owed < 0 or (ended and stream.owed):  # RFC 9113 section 8.1.1
                 self._reset_for(stream, wire.PROTOCOL_ERROR)
                 return
         if size or ended:
-            self._held += size
+            self._credit.hold(size)
             self._events.append(BodyChunk(stream_id, data, ended, []))
         if ended and stream.answered:
             self._forget(stream, self._streams.ended)
@@ -404,37 +385,13 @@ class Http2Receiver:
         self._refuse_idle(stream_id)
         if stream_id in self._streams.reset_by_us:
             if not size:
-                self._spend_control()
-            self._ignored += size
-            if self._ignored > self._conn.inbound_flow_control_window:
-                raise ConnectionFault(wire.FLOW_CONTROL_ERROR, "the connection's window was overrun")
-            if self._ignored >= self._limits.connection_window // 2:
-                self._conn.emit(WindowUpdateFrame(0, self._ignored).serialize())
-                self._ignored = 0
+                self._allowance.spend_control()
+            self._credit.ignore(size)
         elif stream_id in self._streams.reset_by_peer:
             self._conn.receive_data(frame.raw)  # answers STREAM_CLOSED
-            self._spend_reset()
+            self._allowance.spend_reset()
         else:
             raise ConnectionFault(wire.STREAM_CLOSED, "content came after the end of its stream")
-
-    def _return_credit(self, size: int) -> None:
-        """Widen the connection's window as content comes, unless too much is held already.
-
-        The windows of the streams bound what each holds; waiting for the slowest application before the
-        connection's is widened would let one unread upload stall all other streams.
-        """
-        self._returned += size
-        window = self._limits.connection_window
-        if self._returned >= window // 2 and self._held <= HELD_WINDOWS * window:
-            self._conn.increment_flow_control_window(self._returned)
-            self._returned = 0
-
-    def _return_stream_credit(self, stream: StreamState, size: int) -> None:
-        """Widen a stream's window, once it is worth a frame."""
-        stream.credit += size
-        if stream.credit >= self._limits.window // 2:
-            self._conn.increment_flow_control_window(stream.credit, stream.stream_id)
-            stream.credit = 0
 
     # -- other frames ---------------------------------------------------------------------------------------------
 
@@ -443,24 +400,24 @@ class Http2Receiver:
         self._refuse_idle(frame.stream_id)
         stream = self._streams.open.get(frame.stream_id)
         if stream is None:
-            self._spend_control()
+            self._allowance.spend_control()
             return
         self._conn.receive_data(frame.raw)
         code = int.from_bytes(frame.raw[wire.HEADER_SIZE :], "big")
         self._events.append(StreamClosed(frame.stream_id, code, True, stream.unsent))
         self._forget(stream, self._streams.reset_by_peer)
-        self._spend_reset()
+        self._allowance.spend_reset()
 
     def _receive_settings(self, frame: RawFrame) -> None:
         """SETTINGS (RFC 9113 section 6.5); h2 applies and acknowledges them."""
         if frame.flags & wire.ACK:
-            self._spend_control()
+            self._allowance.spend_control()
             return
         payload = frame.raw[wire.HEADER_SIZE :]
-        self._spend_control(1 + len(payload) // (SETTING_SIZE * SETTINGS_PER_FRAME))
+        self._allowance.spend_control(1 + len(payload) // (SETTING_SIZE * SETTINGS_PER_FRAME))
         known = self._read_settings(payload)
         if SettingCodes.INITIAL_WINDOW_SIZE in known:  # every stream's window has to be changed
-            self._spend_control(len(self._streams.open) // STREAMS_PER_FRAME)
+            self._allowance.spend_control(len(self._streams.open) // STREAMS_PER_FRAME)
         self._conn.receive_data(SettingsFrame(0, known).serialize())
         if SettingCodes.INITIAL_WINDOW_SIZE in known:
             self._outgoing.widen_all()
@@ -481,22 +438,19 @@ class Http2Receiver:
             self._ping = None
             self._events.append(PONG)
             return
-        self._spend_control()
+        self._allowance.spend_control()
         if not frame.flags & wire.ACK:
             self._conn.emit(PingFrame(0, data, flags=("ACK",)).serialize())
 
     def _receive_goaway(self, frame: RawFrame) -> None:  # noqa: ARG002 - h2 would refuse all that follows it
         """GOAWAY (RFC 9113 section 6.8): what is open goes on."""
-        self._spend_control()
+        self._allowance.spend_control()
         self.peer_leaving = True
 
     def _receive_window_update(self, frame: RawFrame) -> None:
         """WINDOW_UPDATE (RFC 9113 section 6.9)."""
         stream_id = frame.stream_id
-        if self._free_updates:
-            self._free_updates -= 1
-        else:
-            self._spend_control()
+        self._allowance.spend_update()
         raw, start = frame.raw, wire.HEADER_SIZE
         if raw[start] & 0x80:  # reserved, and of no meaning
             raw = raw[:start] + bytes((raw[start] & 0x7F,)) + raw[start + 1 :]
@@ -521,7 +475,7 @@ class Http2Receiver:
 
     def _receive_dependency(self, frame: RawFrame) -> None:
         """PRIORITY (RFC 7540 section 6.3), which may come in any state of a stream, and costs."""
-        self._spend_control()
+        self._allowance.spend_control()
         stream_id, payload = frame.stream_id, frame.raw[wire.HEADER_SIZE :]
         code = wire.NO_ERROR
         if len(payload) != 5:
@@ -539,7 +493,7 @@ class Http2Receiver:
 
     def _receive_priority_update(self, frame: RawFrame) -> None:
         """PRIORITY_UPDATE (RFC 9218 section 7.1)."""
-        self._spend_control()
+        self._allowance.spend_control()
         self._outgoing.refuse_tree()
         stream_id, urgency = parse_priority_update(frame.raw[wire.HEADER_SIZE :])
         if stream_id == 0 or (stream_id % 2 == 0 and self._streams.is_idle(stream_id)):
