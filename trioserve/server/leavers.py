@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-MOST_LEAVERS: Final = 1000
+MOST_LEAVERS: Final = 500
 """Applications of one worker that may be in their grace; each holds about 8 KB besides what is its own."""
 
 
