@@ -43,7 +43,7 @@ class InboundCredit:
         self._ignored = 0  # the same, of frames that h2 never saw
 
     def receive(self, size: int) -> None:
-        """Take note that `size` bytes came, with padding, and widen the connection's window once it is worth a frame."""
+        """Take note that `size` bytes came, with padding; widen the connection's window once it is worth a frame."""
         self._returned += size
         window = self._limits.connection_window
         if self._returned >= window // 2 and self._held <= HELD_WINDOWS * window:

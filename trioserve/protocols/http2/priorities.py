@@ -108,6 +108,12 @@ def parse_priority_update(payload: bytes) -> tuple[int, Urgency]:
     return int.from_bytes(payload[:4], "big") & 0x7FFF_FFFF, parse_priority(payload[4:])
 
 
+def parse_dependency(payload: bytes) -> Dependency:
+    """Read the five octets of PRIORITY, or those that HEADERS may begin with (RFC 7540 section 6.3)."""
+    parent = int.from_bytes(payload[:4], "big")
+    return Dependency(parent & 0x7FFF_FFFF, payload[4] + 1, parent > 0x7FFF_FFFF)
+
+
 @functools.lru_cache(maxsize=64)  # clients use few values
 def _merge(request: Urgency, value: bytes) -> Urgency:
     urgency, incremental = _read_members(value)

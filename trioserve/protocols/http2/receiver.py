@@ -10,35 +10,26 @@ Invariants: nothing but `RemoteProtocolError` leaves `receive_data` and `next_ev
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from h2.events import DataReceived, StreamReset
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack.exceptions import HPACKError, OversizedHeaderListError
-from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import PingFrame, RstStreamFrame, SettingsFrame
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http2 import frame_gate as wire
-from trioserve.protocols.http2.allowance import Allowance
 from trioserve.protocols.http2.events import NEED_DATA, PONG, BodyChunk, Event, RefusedRequest, StreamClosed
-from trioserve.protocols.http2.field_codec import FieldDecoder
-from trioserve.protocols.http2.frame_gate import ConnectionFault, FrameGate, RawFrame
-from trioserve.protocols.http2.inbound_credit import InboundCredit
-from trioserve.protocols.http2.lean_connection import build_connection
-from trioserve.protocols.http2.outgoing import Outgoing
-from trioserve.protocols.http2.priorities import Dependency, parse_priority, parse_priority_update
+from trioserve.protocols.http2.frame_gate import ConnectionFault, RawFrame
+from trioserve.protocols.http2.machine_state import MachineState
+from trioserve.protocols.http2.priorities import parse_dependency, parse_priority, parse_priority_update
 from trioserve.protocols.http2.request_policy import MalformedRequest, judge_request, judge_trailers
 from trioserve.protocols.http2.settings import SETTING_SIZE, read_settings
-from trioserve.protocols.http2.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from h2.events import Event as H2Event
-
-    from trioserve.protocols.http2.limits import Http2Limits
     from trioserve.protocols.http2.streams import StreamState
 
 SETTINGS_PER_FRAME: Final = 32
@@ -47,7 +38,7 @@ STREAMS_PER_FRAME: Final = 4
 """Open streams whose windows are changed by a setting that count as one control frame."""
 
 
-class Http2Receiver:
+class Http2Receiver(MachineState):
     """What the peer sends on one connection.
 
     Args:
@@ -58,59 +49,7 @@ class Http2Receiver:
         peer_leaving: the peer has sent GOAWAY and opens no more streams.
     """
 
-    __slots__ = (
-        "_allowance",
-        "_block",
-        "_block_ends_stream",
-        "_conn",
-        "_credit",
-        "_decoder",
-        "_dependency",
-        "_dispatch",
-        "_error",
-        "_events",
-        "_gate",
-        "_goaway",
-        "_limits",
-        "_outgoing",
-        "_ping",
-        "_streams",
-        "failed",
-        "peer_leaving",
-    )
-
-    def __init__(self, limits: Http2Limits) -> None:
-        self._limits = limits
-        self._gate = FrameGate(limits.max_frame_size, limits.max_head_size)
-        self._streams = Streams()
-        self._decoder = FieldDecoder()
-        # A head above the limit is answered; one above twice the limit is not even decoded.
-        self._decoder.max_header_list_size = 2 * limits.max_head_size
-        self._conn = build_connection(limits, self._decoder)
-        self._outgoing = Outgoing(self._conn, self._streams.open, limits.send_buffer)
-        self._credit = InboundCredit(self._conn, limits)
-        self._allowance = Allowance(limits)
-        self._events: deque[Event] = deque()
-        self._error = ""  # what the connection has failed for
-        self._goaway: int | None = None  # the last stream that we promised to answer, once promised
-        self._block = bytearray()  # the field block whose frames come
-        self._dependency: Dependency | None = None  # what the HEADERS that were read last say of it
-        self._block_ends_stream = False  # the same
-        self._ping: bytes | None = None  # what we have sent and the peer has not answered
-        self.failed = False
-        self.peer_leaving = False
-        self._dispatch: dict[int, Callable[[RawFrame], None]] = {
-            wire.DATA: self._receive_body,
-            wire.HEADERS: self._receive_head,
-            wire.CONTINUATION: self._receive_block,
-            wire.PRIORITY: self._receive_dependency,
-            wire.RST_STREAM: self._receive_reset,
-            wire.SETTINGS: self._receive_settings,
-            wire.PING: self._receive_ping,
-            wire.GOAWAY: self._receive_goaway,
-            wire.WINDOW_UPDATE: self._receive_window_update,
-            wire.PRIORITY_UPDATE: self._receive_priority_update,
-        }
+    __slots__ = ()
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Add bytes from the peer.
@@ -136,10 +75,10 @@ class Http2Receiver:
                 frame = self._gate.next_frame()
                 if frame is None:
                     return NEED_DATA
-                receive = self._dispatch.get(frame.kind)
+                receive = _RECEIVE.get(frame.kind)
                 if receive is not None:
-                    receive(frame)
-                else:  # RFC 9113 section 5.5: ignored
+                    receive(self, frame)
+                else:
                     self._allowance.spend_control()
             return events.popleft()
         except ConnectionFault as fault:
@@ -148,14 +87,6 @@ class Http2Receiver:
             self._fail(_code_of(error), "a frame broke the protocol")
         # Out here, since a context would keep what was read, by the frames of its traceback.
         raise RemoteProtocolError(self._error)
-
-    def end_input(self) -> None:
-        """Forget what has come and is not complete; nothing more comes.
-
-        h2 refers to itself, so that a machine lives on until garbage is collected, and a thousand may.
-        """
-        self._gate.drop()
-        self._block = bytearray()
 
     @property
     def begun(self) -> bool:
@@ -179,86 +110,31 @@ class Http2Receiver:
         if stream is not None and not stream.request_ended:
             self._credit.widen(stream, size)
 
-    # -- errors and budgets ---------------------------------------------------------------------------------------
-
-    def _fail(self, code: int, reason: str) -> None:
-        """End the connection with GOAWAY (RFC 9113 section 5.4.1); what h2 has queued is dropped."""
-        if not self.failed:
-            self._error = reason
-            self.failed = True
-            self._conn.clear_outbound_data_buffer()
-            self._conn.emit(
-                GoAwayFrame(0, self._streams.highest, int(code), additional_data=reason.encode()).serialize()
-            )
-            self.end_input()
-            self._streams.open.clear()
-            self._events.clear()
-
-    def _reset_for(self, stream: StreamState, code: int, *, known: bool = True) -> None:
-        """Answer the peer's mistake on a stream by resetting it; `known` if an event has told of the stream."""
-        unsent = stream.unsent
-        self.reset_stream(stream.stream_id, code)
-        if known:
-            self._events.append(StreamClosed(stream.stream_id, code, False, unsent))
-        self._allowance.spend_reset()
-
-    def reset_stream(self, stream_id: int, code: int = wire.NO_ERROR) -> None:
-        """Reset a stream (RFC 9113 section 5.4.2), and drop what waits on it; nothing happens on a closed one."""
-        stream = self._streams.open.get(stream_id)
-        if stream is not None:
-            self._conn.reset_stream(stream_id, code)
-            self._forget(stream, self._streams.reset_by_us)
-
-    def _forget(self, stream: StreamState, memory: dict[int, None]) -> None:
-        """Close a stream; `memory` is where `Streams` shall keep that it ended so."""
-        self._streams.close(stream, memory)
-        if not stream.answered:
-            self._outgoing.drop(stream)
-        self._conn.close_stream(stream.stream_id)
-
-    def _refuse_idle(self, stream_id: int) -> None:
-        if self._streams.is_idle(stream_id):
-            raise ConnectionFault(wire.PROTOCOL_ERROR, "a frame came on an idle stream")
-
     # -- heads ----------------------------------------------------------------------------------------------------
 
     def _receive_head(self, frame: RawFrame) -> None:
         """HEADERS: a request or trailers (RFC 9113 section 6.2)."""
-        raw, flags = frame.raw, frame.flags
-        start, end = wire.HEADER_SIZE, len(raw)
-        if flags & wire.PADDED:
-            end -= raw[start]
-            start += 1
-        self._dependency = None
-        if flags & wire.HAS_PRIORITY:
-            parent = int.from_bytes(raw[start : start + 4], "big")
-            weight = raw[start + 4] + 1
-            self._dependency = Dependency(parent & 0x7FFFFFFF, weight, parent > 0x7FFFFFFF)
-            start += 5
-        self._block_ends_stream = flags & wire.END_STREAM != 0
-        if flags & wire.END_HEADERS:
-            self._take_block(frame.stream_id, raw[start:end])
-        else:
-            self._block = bytearray(raw[start:end])
+        block = self._block.begin(frame)
+        if block is not None:
+            self._take_block(frame.stream_id, block)
 
-    def _receive_block(self, frame: RawFrame) -> None:
+    def _receive_continuation(self, frame: RawFrame) -> None:
         """CONTINUATION (RFC 9113 section 6.10)."""
-        self._block += frame.raw[wire.HEADER_SIZE :]
-        if frame.flags & wire.END_HEADERS:
-            block, self._block = bytes(self._block), bytearray()
+        block = self._block.extend(frame)
+        if block is not None:
             self._take_block(frame.stream_id, block)
 
     def _take_block(self, stream_id: int, block: bytes) -> None:
         """A whole field block; it has to be decoded for HPACK's sake, also where nobody wants it."""
         self._decoder.decode(block)
-        ended, streams = self._block_ends_stream, self._streams
+        streams, ended = self._streams, self._block.ends_stream
         stream = streams.open.get(stream_id)
         if stream_id % 2 == 0:
             raise ConnectionFault(wire.PROTOCOL_ERROR, "a client's streams have odd numbers")
         if stream is not None:
             if stream.request_ended:
                 self._reset_for(stream, wire.STREAM_CLOSED)
-            elif not ended or self._depends_on_itself(stream_id):  # RFC 9113 section 8.1
+            elif not ended or self._block.depends_on_itself:  # RFC 9113 section 8.1
                 self._reset_for(stream, wire.PROTOCOL_ERROR)
             else:
                 self._conn.end_request(stream_id)
@@ -285,12 +161,12 @@ class Http2Receiver:
         ):  # RFC 9113 sections 5.1.2 and 6.8: the peer may try again
             self._reset_for(stream, wire.REFUSED_STREAM, known=False)
             return
-        if self._depends_on_itself(stream_id):
+        if self._block.depends_on_itself:
             self._reset_for(stream, wire.PROTOCOL_ERROR, known=False)
             return
-        fields, size = self._decoder.fields, self._decoder.size
+        decoder = self._decoder
         try:
-            request = judge_request(stream_id, fields, ended, self._limits, size)
+            request = judge_request(stream_id, decoder.fields, ended, self._limits, decoder.size)
         except MalformedRequest:
             self._reset_for(stream, wire.PROTOCOL_ERROR, known=False)
             return
@@ -304,14 +180,10 @@ class Http2Receiver:
             self._outgoing.refuse_tree()
             if stream.urgency is None:  # RFC 9218 section 7: a frame overrides the field
                 stream.urgency = parse_priority(b", ".join(priority))
-        signal = stream.urgency or self._dependency
+        signal = stream.urgency or self._block.dependency
         if signal is not None:
             self._outgoing.reprioritise(stream, signal)
         self._events.append(request)
-
-    def _depends_on_itself(self, stream_id: int) -> bool:
-        """RFC 7540 section 5.3.1 forbids it."""
-        return self._dependency is not None and self._dependency.parent == stream_id
 
     def _end_with_trailers(self, stream: StreamState) -> None:
         stream.request_ended = True
@@ -328,16 +200,6 @@ class Http2Receiver:
         self._events.append(BodyChunk(stream.stream_id, b"", True, trailers))
         if stream.answered:
             self._forget(stream, self._streams.ended)
-
-    def _closed_by_h2(self, event: H2Event) -> None:
-        """Take note that h2 itself has reset a stream for the peer's mistake."""
-        assert isinstance(event, StreamReset)
-        stream = self._streams.open.get(event.stream_id)
-        if stream is not None:
-            closed = StreamClosed(event.stream_id, int(event.error_code or 0), False, stream.unsent)
-            self._forget(stream, self._streams.reset_by_us)
-            self._events.append(closed)
-        self._allowance.spend_reset()
 
     # -- bodies ---------------------------------------------------------------------------------------------------
 
@@ -477,19 +339,17 @@ class Http2Receiver:
         """PRIORITY (RFC 7540 section 6.3), which may come in any state of a stream, and costs."""
         self._allowance.spend_control()
         stream_id, payload = frame.stream_id, frame.raw[wire.HEADER_SIZE :]
-        code = wire.NO_ERROR
-        if len(payload) != 5:
-            code = wire.FRAME_SIZE_ERROR
-        elif int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-            code = wire.PROTOCOL_ERROR
         stream = self._streams.open.get(stream_id)
-        if code and stream is not None:
+        dependency = parse_dependency(payload) if len(payload) == 5 else None
+        if dependency is not None and dependency.parent != stream_id:
+            if stream is not None:  # it is of no effect otherwise
+                self._outgoing.reprioritise(stream, dependency)
+            return
+        code = wire.FRAME_SIZE_ERROR if dependency is None else wire.PROTOCOL_ERROR
+        if stream is not None:
             self._reset_for(stream, code)
-        elif code and self._streams.is_idle(stream_id):  # which cannot be reset
+        elif self._streams.is_idle(stream_id):  # which cannot be reset
             raise ConnectionFault(code, "malformed PRIORITY")
-        elif not code:
-            parent = int.from_bytes(payload[:4], "big")
-            self._prefer(stream_id, Dependency(parent & 0x7FFFFFFF, payload[4] + 1, parent > 0x7FFFFFFF))
 
     def _receive_priority_update(self, frame: RawFrame) -> None:
         """PRIORITY_UPDATE (RFC 9218 section 7.1)."""
@@ -505,12 +365,6 @@ class Http2Receiver:
         elif self._streams.is_idle(stream_id):
             self._streams.expect(stream_id, urgency, self._limits.max_concurrent_streams)
 
-    def _prefer(self, stream_id: int, dependency: Dependency) -> None:
-        """Take a signal of RFC 7540; on streams that are not open it is of no effect."""
-        stream = self._streams.open.get(stream_id)
-        if stream is not None:
-            self._outgoing.reprioritise(stream, dependency)
-
 
 def _code_of(error: ProtocolError | HPACKError) -> int:
     """The error code of RFC 9113 section 7 for what h2, or hpack below it, does not take."""
@@ -520,3 +374,18 @@ def _code_of(error: ProtocolError | HPACKError) -> int:
     if isinstance(error, HPACKError) or isinstance(cause, HPACKError):
         return wire.COMPRESSION_ERROR
     return int(error.error_code)
+
+
+_RECEIVE: Final[dict[int, Callable[[Http2Receiver, RawFrame], None]]] = {
+    wire.DATA: Http2Receiver._receive_body,
+    wire.HEADERS: Http2Receiver._receive_head,
+    wire.CONTINUATION: Http2Receiver._receive_continuation,
+    wire.PRIORITY: Http2Receiver._receive_dependency,
+    wire.RST_STREAM: Http2Receiver._receive_reset,
+    wire.SETTINGS: Http2Receiver._receive_settings,
+    wire.PING: Http2Receiver._receive_ping,
+    wire.GOAWAY: Http2Receiver._receive_goaway,
+    wire.WINDOW_UPDATE: Http2Receiver._receive_window_update,
+    wire.PRIORITY_UPDATE: Http2Receiver._receive_priority_update,
+}
+"""What each kind of frame is for; others are ignored (RFC 9113 section 5.5)."""
