@@ -97,6 +97,7 @@ class WebSocketConnection(ControlledExchange):
 
     __slots__ = (
         *(
+            "_app_over",
             "_awaits_pong",
             "_bytes_at_stall",
             "_carrier",
@@ -141,6 +142,7 @@ class WebSocketConnection(ControlledExchange):
         self._queued = 0  # bytes of them
         self._paused = False  # nothing is read because the queue is full
         self._reads_on = False  # a task does, in pieces
+        self._app_over = False  # the application has ended, and what is left is to close
         self._end: Closed | None = None
         self._writing = False
         self._idle: trio.Event | None = None  # set when nobody writes any more
@@ -176,6 +178,8 @@ class WebSocketConnection(ControlledExchange):
                     session.request, session.peer, control, self._wishes.subprotocols
                 )
                 await session.run(context.app, scope)
+            self._app_over = True
+            self._settle_exchange_deadline()
             if self.cancel_scope.cancelled_caught:
                 await self._end_cancelled(self.ending or Ending.REQUEST_TIMEOUT)
             elif self._transport is not None:
@@ -186,7 +190,7 @@ class WebSocketConnection(ControlledExchange):
         finally:
             context.counters.requests_running -= 1
             context.deadlines.discard(self)
-            self.ending = self.ending or Ending.IDLE  # there is nothing left that could be
+            self._app_over = True
             if self._over is not None:
                 self._over.set()
             record_exchange(context, session, self._now())
@@ -557,10 +561,13 @@ class WebSocketConnection(ControlledExchange):
     @property
     def _goes_on(self) -> bool:
         """See `ControlledExchange`."""
-        return not self.gone
+        return not self.gone and not self._app_over
 
     def _settle_exchange_deadline(self) -> None:
         """Put it where the request's own, its client's leaving, a close that is not answered, or idleness ask for."""
+        if self._app_over:
+            self.exchange_deadline = self._close_deadline
+            return
         if self.ending is not None:
             return
         grace = self._left_at + self._timeouts.disconnect_grace if self._cancel_on_disconnect else inf
@@ -647,7 +654,9 @@ class WebSocketConnection(ControlledExchange):
 
     def end_with(self, ending: Ending) -> None:
         """Cancel the application; its client is told what is owed to it then."""
-        if self.ending is None:
+        if self._app_over:
+            self.abort()
+        elif self.ending is None:
             self.ending = ending
             self.read_deadline = self.write_deadline = self._close_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
