@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import textwrap
 import zlib
 
 import pytest
@@ -9,6 +12,7 @@ import trio
 import trio.testing
 
 from tests.server.session_server import PROTOCOLS, open_server
+from tests.server_process import ServerProcess
 from trioserve.asgi.errors import ApplicationError, ClientDisconnected
 from trioserve.testing.raw_client import RawClient
 from trioserve.testing.websocket_client import (
@@ -20,8 +24,10 @@ from trioserve.testing.websocket_client import (
     PONG,
     RSV1,
     TEXT,
+    TunnelClient,
     client_frame,
     close_payload,
+    open_http1_session,
     open_http2_session,
 )
 
@@ -673,3 +679,168 @@ class TestRecords:
         stats = served.server.stats()
         assert (stats.requests_total, stats.bytes_received, stats.bytes_sent) == (1, 15, 15)
         assert (stats.errors, stats.disconnects, stats.timeouts, stats.requests_refused) == (0, 0, 0, 0)
+
+
+class TestDrain:
+    @both
+    @pytest.mark.parametrize("silent", [True, False])
+    async def test_clients_are_told_to_come_again_and_applications_that_they_left(self, protocol, silent):
+        app = Silent() if silent else Recorder()
+        async with open_server(app) as served:
+            client = await served.session(protocol)
+            if silent:
+                await app.accepted.wait()
+            served.server.drain()
+            close = await client.wait_close()
+            assert close.code == 1012
+            await client.send_frame(FIN | CLOSE, close.payload)
+            if silent:
+                app.go.set()
+            await client.wait_end()
+            assert not client.reset
+            await app.ended.wait()
+        if silent:
+            assert [message.get("code") for message in app.messages] == [1012]
+        else:
+            assert app.end[0] == 1012
+
+    @both
+    async def test_a_client_that_does_not_answer(self, protocol, autojump_clock):
+        app = Recorder()
+        async with open_server(app, close_timeout=5) as served:
+            await served.session(protocol)
+            begun = trio.current_time()
+            served.server.drain()
+            await app.ended.wait()
+            assert trio.current_time() - begun == pytest.approx(5, abs=0.1)
+        assert app.end == (1006, "")
+
+    @both
+    async def test_a_session_that_is_accepted_meanwhile(self, protocol, autojump_clock):
+        go = trio.Event()
+
+        async def app(scope, receive, send):
+            await receive()
+            await go.wait()
+            await send(ACCEPT)
+            assert (await receive())["code"] == 1012
+
+        async with open_server(app) as served, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def talk():
+                client = await served.session(protocol)
+                assert client.accepted
+                close = await client.wait_close()
+                assert close.code == 1012
+                await client.send_frame(FIN | CLOSE, close.payload)
+                await client.wait_end()
+
+            await trio.sleep(1)
+            served.server.drain()
+            await served.server.draining.wait()
+            go.set()
+
+    @both
+    async def test_what_has_not_ended_in_time_is_cancelled(self, protocol, autojump_clock):
+        ends = []
+
+        async def app(scope, receive, send):
+            await receive()
+            await send(ACCEPT)
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                ends.append(trio.current_time())
+                raise
+
+        async with open_server(
+            app, timeouts={"graceful": 8}, lifecycle={"on_disconnect": "notify"}
+        ) as served:
+            client = await served.session(protocol)
+            begun = trio.current_time()
+            served.server.drain()
+            assert (await client.wait_close()).code == 1012
+            await client.wait_end()
+        assert ends == [pytest.approx(begun + 8, abs=0.1)]
+
+    @both
+    async def test_an_undecided_session_is_answered_when_it_is_cancelled(self, protocol, autojump_clock):
+        async def app(scope, receive, send):
+            await receive()
+            await trio.sleep_forever()
+
+        async with open_server(app, timeouts={"graceful": 8}) as served, trio.open_nursery() as nursery:
+            responses = []
+
+            @nursery.start_soon
+            async def talk():
+                responses.append((await served.session(protocol)).response)
+
+            await trio.sleep(1)
+            served.server.drain()
+        assert responses[0].status == 503
+        assert responses[0].header("retry-after")
+
+    @both
+    async def test_a_stop_at_once(self, protocol):
+        app = Recorder()
+        async with open_server(app) as served:
+            client = await served.session(protocol)
+            served.server.stop_now()
+            assert (await client.wait_close()).code == 1012
+            await client.wait_end()
+
+
+APP = """
+    ended = 0
+
+    async def app(scope, receive, send):
+        global ended
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            pass
+        ended += 1
+        print("told", message["code"], ended, flush=True)
+"""
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_process_with_a_hundred_sessions_is_told_to_stop(tmp_path, answers):
+    (tmp_path / "main.py").write_text(textwrap.dedent(APP), encoding="utf-8")
+    arguments = ("main:app", "--bind=127.0.0.1:0", "--logging-access=off", "--lifecycle-lifespan=off")
+    limits = ("--timeouts-graceful=10", "--websocket-close-timeout=1")
+    with ServerProcess(tmp_path, *arguments, *limits, stdout=subprocess.PIPE) as server:
+        host, _, port = server.wait_until_serving().partition("://")[2].rpartition(":")
+        codes = []
+
+        async def talk(client):
+            close = await client.wait_close()
+            codes.append(close.code)
+            if answers:
+                await client.send_frame(FIN | CLOSE, close.payload)
+            await client.wait_end()
+            assert client.reset is not answers
+
+        with trio.fail_after(30):
+            clients = [
+                await open_http1_session(await trio.open_tcp_stream(host, int(port))) for _ in range(90)
+            ]
+            tunnels = TunnelClient(await trio.open_tcp_stream(host, int(port)))
+            await tunnels.start()
+            clients += [await open_http2_session(tunnels) for _ in range(10)]
+            begun = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for client in clients:
+                    nursery.start_soon(talk, client)
+                server.signal(signal.SIGTERM)
+            for closing in (*clients, tunnels):
+                await closing.aclose()
+        assert await trio.to_thread.run_sync(server.wait) == 0
+        assert trio.current_time() - begun < 8
+        assert codes == [1012] * 100
+        told = [line.split()[1] for line in server.process.stdout.read().splitlines()]
+        assert told == (["1012"] if answers else ["1006"]) * 100
+        assert "bug" not in server.errors
+        assert "Traceback" not in server.errors
