@@ -13,14 +13,13 @@ timer; what would need one is done otherwise:
 - An application may go on after its response is complete. If the client's next request comes meanwhile, a successor
   task takes the connection over, and the first one only sees its application to the end (`_hand_over`).
 
-How one exchange reads and writes is in `http1_channel.py`.
+How an exchange begins and ends is in `http1_exchanges.py`, how it reads and writes in `http1_channel.py`.
 """
 
 from __future__ import annotations
 
 import contextvars
 import logging
-import re
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +27,20 @@ import trio
 import trio.lowlevel
 
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.asgi.exchange import AWAITING_HEAD, COMPLETE, HEAD_HELD, HttpExchange
+from trioserve.asgi.exchange import COMPLETE
 from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
-from trioserve.protocols.http2.frame_gate import PREFACE
-from trioserve.protocols.http2.machine import Http2Machine
 from trioserve.protocols.websocket.handshake import HandshakeError, is_upgrade, judge_upgrade
-from trioserve.server.ending import ANSWERS, Ending, Unreadable
-from trioserve.server.exchange_rules import apply_proxy_rules, judge_admission, record_exchange
-from trioserve.server.h2c_upgrade import SWITCHING_FIELDS, change_to_http2
-from trioserve.server.http1_channel import GONE, RECEIVE_SIZE, Http1Channel
+from trioserve.server.ending import Ending
+from trioserve.server.exchange_rules import judge_admission
+from trioserve.server.h2c import SWITCHING_FIELDS, Switch, change_to_http2
+from trioserve.server.http1_channel import GONE, RECEIVE_SIZE
+from trioserve.server.http1_exchanges import LINGER_TIMEOUT, Http1Exchanges
 from trioserve.server.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
-    from trioserve.asgi.background import Background
     from trioserve.asgi.channel import Peer, ResponseChannel
     from trioserve.asgi.types import Headers
     from trioserve.server.context import ServerContext
@@ -51,35 +48,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioserve.error")
 
-LINGER_TIMEOUT = 2.0
-"""Seconds for which a refused client's bytes are still read, so that it gets to read our answer."""
 OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
 FIRST_REQUEST_GRACE = 1.0
 """Seconds that a connection without a request is given when the server begins to finish."""
 
 
-HTTP2_LINE = PREFACE[: PREFACE.index(b"\r\n") + 2]
-NOT_HTTP = re.compile(rb"\x00|[^ /*\r\n]+ [^ /*\r\n]+ [^ /\r\n]+\r\n")
-"""What is neither HTTP/1.1 nor HTTP/2, and may be a broken attempt at the latter: nobody would read an answer."""
-
-
-class Switch:
-    """How a connection comes from HTTP/1.1 to HTTP/2.
-
-    Attributes:
-        machine: it does, with this one, which knows of the request that asked for it, if one did.
-        received: the bytes that HTTP/2 has to begin with.
-    """
-
-    __slots__ = ("machine", "received")
-
-    def __init__(self) -> None:
-        self.machine: Http2Machine | None = None
-        self.received = b""
-
-
-class Http1Connection(Http1Channel):
+class Http1Connection(Http1Exchanges):
     """One HTTP/1.1 connection.
 
     Args:
@@ -94,18 +69,10 @@ class Http1Connection(Http1Channel):
     """
 
     __slots__ = (
-        "_cancel_on_disconnect",
-        "_cancels",
         "_ended",
-        "_last_request",
-        "_left_at",
-        "_request_deadline",
-        "_requests",
         "_scopes",
-        "_trusted",
         "cancel_scope",
         "ending",
-        "peer",
         "switch",
     )
 
@@ -118,21 +85,12 @@ class Http1Connection(Http1Channel):
         *,
         switches: bool = False,
     ) -> None:
-        super().__init__(context, transport)
-        self.switch: Switch | None = Switch() if switches else None
-        settings = context.settings
-        self.peer = peer
+        super().__init__(context, transport, peer)
+        self.switch: Switch | None = Switch(context.http2_limits) if switches else None
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
         self._ended: trio.Event | None = None  # there once the connection was handed over
-        self._trusted = context.proxies.trusts(peer.client)
-        self._scopes = ScopeBuilder(settings.root_path, context.state, extensions)
-        self._requests = 0
-        self._last_request = settings.http1.max_requests_per_connection
-        self._cancels = settings.lifecycle.on_disconnect == "cancel"
-        self._cancel_on_disconnect = self._cancels
-        self._request_deadline = inf
-        self._left_at = inf  # when the client left, or the request behind which it had left already began
+        self._scopes = ScopeBuilder(context.settings.root_path, context.state, extensions)
 
     # -- the connection's life ------------------------------------------------------------------------------------
 
@@ -151,11 +109,7 @@ class Http1Connection(Http1Channel):
         scope = self.cancel_scope
         try:
             with scope:
-                if (
-                    self.switch is not None
-                    and not self._requests
-                    and await self._begins_otherwise(self.switch)
-                ):
+                if await self._begins_otherwise():
                     return
                 await self._serve(scope)
             if scope is self.cancel_scope and scope.cancelled_caught:
@@ -172,27 +126,12 @@ class Http1Connection(Http1Channel):
         if self._ended is not None:
             await self._ended.wait()  # a successor may still use the transport
 
-    async def _begins_otherwise(self, switch: Switch) -> bool:
-        """Read the client's first bytes; whether they are not HTTP/1.1, so that there is no more to do here."""
-        if not self.context.settings.http2.h2c:
+    async def _begins_otherwise(self) -> bool:
+        """Look at the client's first bytes; whether there is no more to do here, since they are not HTTP/1.1."""
+        if self.switch is None or self._requests or not self.context.settings.http2.h2c:
             return False
-        data = b""
-        try:
-            while True:
-                more = await self.transport.receive_some(RECEIVE_SIZE)
-                data += more
-                if not more or len(data) >= len(HTTP2_LINE) or not HTTP2_LINE.startswith(data):
-                    break
-        except GONE:
-            return True
-        if data.startswith(HTTP2_LINE):
-            switch.received, switch.machine = data, Http2Machine(self.context.http2_limits)
-            return True
-        self.machine.receive_data(data)
-        if not more and data:
-            self.machine.receive_data(b"")
-        self._pipelined = True
-        return NOT_HTTP.match(data) is not None
+        self._pipelined = True  # they have to be looked at without a read
+        return await self.switch.begins_otherwise(self.transport, self.machine)
 
     async def _upgrade(self, head: RequestHead) -> bool:
         """Serve a WebSocket session, or go on with HTTP/2, if the request asks for it; whether that was so."""
@@ -350,90 +289,7 @@ class Http1Connection(Http1Channel):
         assert isinstance(event, RequestHead)
         return event
 
-    def _begin_exchange(self, head: RequestHead) -> HttpExchange:
-        """Let a request become the exchange that runs, and set its deadline."""
-        self.context.counters.requests_total += 1
-        self._requests += 1
-        if self._requests == self._last_request:
-            self._closing = True
-        peer = self.peer
-        if head.forwarded:
-            peer = apply_proxy_rules(self.context, head, peer, trusted=self._trusted)
-        now = self._now()
-        exchange = self.exchange = HttpExchange(head, self, peer, now)
-        self._cancel_on_disconnect = self._cancels
-        self._request_deadline = self.exchange_deadline = now + self._timeouts.request
-        if self.transport.half_closed:
-            self._left_at = now
-            self.peer_left(self.transport.broken)
-        return exchange
-
-    def _end_exchange(self, exchange: HttpExchange) -> None:
-        """Count and log an exchange that is over, and forget it."""
-        self.exchange = None
-        self.exchange_deadline = inf
-        if self._over is not None:
-            self._over.set()
-            self._over = None
-        record_exchange(self.context, exchange, self._now())
-
     # -- the end of the connection --------------------------------------------------------------------------------
-
-    async def _refuse(self, error: RemoteProtocolError) -> None:
-        """Answer a request whose head is malformed, and close."""
-        exchange = HttpExchange(Unreadable("1.1"), self, self.peer, self._now())
-        exchange.outcome = "refused"
-        self._closing = True
-        self.read_deadline = inf
-        try:
-            try:
-                await exchange.answer(error.status_hint, f"{error}\n")
-            finally:
-                self._end_exchange(exchange)
-            await self._linger()
-        except (*GONE, ClientDisconnected):
-            pass
-
-    async def _answer_owed(self, ending: Ending) -> None:
-        """Write what a cancelled request is still owed, and log it."""
-        exchange = self.exchange
-        self.read_deadline = self.write_deadline = self.exchange_deadline = inf
-        self._closing = True
-        if exchange is None:
-            if ending is not Ending.HEAD_TIMEOUT:
-                return
-            exchange = HttpExchange(Unreadable("1.1"), self, self.peer, self._now())
-        elif exchange.phase is COMPLETE and not exchange.cut:
-            self._end_exchange(exchange)  # the response was out before the cancellation struck
-            return
-        owed = exchange.phase is AWAITING_HEAD or exchange.phase is HEAD_HELD
-        exchange.outcome = ending.outcome
-        try:
-            try:
-                if owed and ending.status:
-                    fields = [(b"retry-after", b"1")] if ending.status == 503 else []
-                    await exchange.answer(ending.status, ANSWERS[ending.status], fields)
-            finally:
-                self._end_exchange(exchange)
-            if owed and ending.status:
-                await self._linger()
-            elif not owed:
-                self.transport.abort()
-        except (*GONE, ClientDisconnected):
-            pass
-
-    async def _linger(self) -> None:
-        """End our side, and read for a while what the client still sends.
-
-        Closing with unread bytes would reset the connection, and the client might never read our answer
-        (RFC 9112 section 9.6).
-        """
-        with trio.move_on_after(LINGER_TIMEOUT):
-            await self.transport.send_eof()
-            if not self.machine.unread:
-                return
-            while await self.transport.receive_some(RECEIVE_SIZE):
-                await trio.lowlevel.checkpoint()
 
     def drain(self) -> None:
         """Finish what runs and begin nothing new."""
@@ -458,49 +314,6 @@ class Http1Connection(Http1Channel):
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
             self._hurry()
             self.cancel_scope.cancel()
-
-    # -- what RequestControl needs ----------------------------------------------------------------------------------
-
-    @property
-    def background(self) -> Background:
-        """See `ControlledConnection`."""
-        return self.context.background
-
-    @property
-    def draining(self) -> trio.Event:
-        """See `ControlledConnection`."""
-        return self.context.draining
-
-    @property
-    def cleanup_grace(self) -> float:
-        """See `ControlledConnection`."""
-        return self._timeouts.cleanup_grace
-
-    def deadline_of(self, exchange: object) -> float:
-        """See `ControlledConnection`."""
-        return self._request_deadline if exchange is self.exchange else inf
-
-    def set_deadline(self, exchange: object, at: float) -> None:
-        """See `ControlledConnection`."""
-        if exchange is self.exchange:
-            self._request_deadline = at
-            self._settle_exchange_deadline()
-
-    def cancels(self, exchange: object) -> bool:
-        """See `ControlledConnection`."""
-        return exchange is self.exchange and self._cancel_on_disconnect
-
-    def set_cancels(self, exchange: object, wanted: bool) -> None:
-        """See `ControlledConnection`."""
-        if exchange is self.exchange:
-            self._cancel_on_disconnect = wanted
-            self._settle_exchange_deadline()
-
-    def _settle_exchange_deadline(self) -> None:
-        """Put the deadline of the running exchange where its own and its client's leaving ask for."""
-        grace = self._left_at + self._timeouts.disconnect_grace if self._cancel_on_disconnect else inf
-        self.exchange_deadline = min(self._request_deadline, grace)
-        self._hurry()
 
     # -- what the sweeping task and the transport tell --------------------------------------------------------------
 
