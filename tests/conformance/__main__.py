@@ -26,18 +26,19 @@ def main() -> int:
         print("The Autobahn test suite needs a Python 2.7 with pip, and there is none: not run.")
         return 0 if options.if_possible else 2
     profile = autobahn.QUICK if options.quick else autobahn.FULL
+    reports = REPORTS / ("quick" if options.quick else "full")
     problems: list[str] = []
     try:
         autobahn.install(python)
         print(f"{profile.cases} cases of the Autobahn test suite, at most {profile.timeout} s", flush=True)
         with contextlib.nullcontext(options.url) if options.url else serve(problems) as url:
-            found = autobahn.run(python, url, profile, REPORTS)
+            found = autobahn.run(python, url, profile, reports)
     except autobahn.AutobahnError as error:
         print(error, file=sys.stderr)
         return 2
     print(verdict.render(found))
     if failed := verdict.failures(found):
-        problems.append(f"{len(failed)} of {len(found)} cases failed, see {REPORTS / 'index.html'}")
+        problems.append(f"{len(failed)} of {len(found)} cases failed, see {reports / 'index.html'}")
     print("\n".join(problems) or "conformant")
     return 1 if problems else 0
 

@@ -32,7 +32,7 @@ class Profile(NamedTuple):
 
 # 9 is about speed and large messages, 12 and 13 about compression.
 QUICK = Profile(247, ("9.*", "12.*", "13.*"), timeout=180)
-FULL = Profile(517, (), timeout=3600)
+FULL = Profile(517, (), timeout=7200)
 
 
 class AutobahnError(Exception):
