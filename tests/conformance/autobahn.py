@@ -104,7 +104,7 @@ def run(python: str, url: str, profile: Profile, directory: Path) -> dict[str, d
         )
     )
     output = directory / "output.txt"
-    command = [python, str(BASE / "bin" / "wstest"), "-m", "fuzzingclient", "-s", str(spec)]
+    command = [python, "-u", str(BASE / "bin" / "wstest"), "-m", "fuzzingclient", "-s", str(spec)]
     with output.open("wb") as file:
         try:
             done = subprocess.run(
