@@ -452,3 +452,20 @@ def test_graphql_subscription_that_the_client_ends(graphql):
     assert message["type"] == "pong"
     send("subscribe", id="c", payload={"query": "{ stopped }"})
     assert receive()["payload"]["data"] == {"stopped": ["b"]}
+
+
+def test_websockets_large_messages_one_after_the_other(plain):
+    """Each comes in several segments, while the application already waits for it."""
+    message = "".join(f"{number:08}" for number in range(14_500))
+    with connect(plain, "/echo?segments", compression=None) as session:
+        session.recv(PATIENCE)
+        for _ in range(400):
+            session.send(message)
+            assert session.recv(PATIENCE) == message
+
+
+@pytest.mark.parametrize("path", ["/rooms/7?key=wrong", "/rooms/seven?key=right"])
+def test_fastapi_dependency_that_refuses(fastapi, path):
+    with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+        connect(fastapi, path)
+    assert refused.value.response.status_code == 403

@@ -380,10 +380,10 @@ class WebSocketSession(ExchangeRecord):
     async def _close(self, message: Message) -> None:
         self._check_phase("websocket.close", HANDSHAKE, OPEN)
         code = checked_code(message.get("code"))
-        reason = fitting_reason(message.get("reason"))
-        if self.phase is HANDSHAKE:
+        if self.phase is HANDSHAKE:  # nobody gets to see the reason, which some frameworks make of anything
             await self.answer(403, "Forbidden\n")
         else:
+            reason = fitting_reason(message.get("reason"))
             self.phase = CLOSED
             await self.channel.close(code, reason)
 

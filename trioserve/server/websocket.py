@@ -107,7 +107,18 @@ class WebSocketConnection(ControlledExchange):
             "_http",
             "_idle",
         ),
-        *("_left_at", "_machine", "_now", "_over", "_paused", "_ping_sent", "_queue", "_queued", "_reads_on"),
+        *(
+            "_left_at",
+            "_machine",
+            "_now",
+            "_over",
+            "_parked",
+            "_paused",
+            "_ping_sent",
+            "_queue",
+            "_queued",
+            "_reads_on",
+        ),
         *(
             "_settings",
             "_spoke",
@@ -142,6 +153,7 @@ class WebSocketConnection(ControlledExchange):
         self._queued = 0  # bytes of them
         self._paused = False  # nothing is read because the queue is full
         self._reads_on = False  # a task does, in pieces
+        self._parked = False  # the application waits for bytes, or has just been given some
         self._app_over = False  # the application has ended, and what is left is to close
         self._end: Closed | None = None
         self._writing = False
@@ -296,19 +308,21 @@ class WebSocketConnection(ControlledExchange):
             if type(event) is Message:
                 if self._settings.idle_timeout != inf:
                     self._spoke = self._now()
-                if machine.unread or transport.readable:
-                    self.bytes_waiting()
+                if (machine.unread or transport.readable) and not self._reads_on:
+                    # Not at once: the application shall have answered before what follows can end the session.
+                    self._reads_on = True
+                    self._context.spawn(self._read_on, transport)
                 return event
             if event is NEED_DATA:
                 self._send_answers()
-                if others_wait:
+                if others_wait or machine.unread:
                     others_wait = False
                     await trio.lowlevel.checkpoint()
                     continue
                 try:
                     data = transport.receive_now(RECEIVE_SIZE)
                     if data is None:
-                        data = await transport.parked_receive(RECEIVE_SIZE)
+                        data = await self._wait_for_bytes(transport)
                     else:
                         others_wait = True
                 except GONE:
@@ -320,6 +334,14 @@ class WebSocketConnection(ControlledExchange):
                     self._vanish()
             else:
                 self._note(event)
+
+    async def _wait_for_bytes(self, transport: Transport) -> bytes:
+        """Wait; until the task goes on, nobody else may read, for what it was given comes before that."""
+        self._parked = True
+        try:
+            return await transport.parked_receive(RECEIVE_SIZE)
+        finally:
+            self._parked = False
 
     def _note(self, event: Event) -> None:
         """Act on what is no message."""
@@ -358,7 +380,7 @@ class WebSocketConnection(ControlledExchange):
         queue, machine = self._queue, self._machine
         size = 0
         for _ in range(MESSAGES_AT_ONCE):
-            if self._end is not None:
+            if self._end is not None or self._parked:
                 return False
             if len(queue) >= self._settings.queue or self._queued >= QUEUE_SIZE:
                 self._paused = True
@@ -368,7 +390,7 @@ class WebSocketConnection(ControlledExchange):
                 self._enqueue(event)
             elif event is NEED_DATA:
                 self._send_answers()
-                if size >= RECEIVE_SIZE:
+                if size >= RECEIVE_SIZE or machine.unread:
                     return True
                 data = self._read_now(transport)
                 if not data:
