@@ -394,12 +394,6 @@ def test_fastapi_members_of_a_room(fastapi):
         assert json.loads(first.recv(PATIENCE)) == {"left": 4500, "reason": "supper"}
 
 
-def test_fastapi_dependency_that_refuses(fastapi):
-    with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
-        connect(fastapi, "/rooms/7?key=wrong")
-    assert refused.value.response.status_code == 403
-
-
 def test_fastapi_exception_after_accepting(fastapi):
     with connect(fastapi, "/late") as session:
         session.send("hello?")

@@ -18,10 +18,9 @@ import trio.abc
 from trioserve.asgi.channel import Peer
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.headers import parse_address
-from trioserve.protocols.http2.machine import Http2Machine
 from trioserve.protocols.proxy_protocol import NEED_DATA, ProxyHeader, ProxyHeaderParser
+from trioserve.server.h2c import build_http2_machine
 from trioserve.server.http1 import Http1Connection
-from trioserve.server.http2 import Http2Connection
 from trioserve.server.stream_transport import StreamTransport
 from trioserve.server.tls import tls_extension
 from trioserve.server.tls_transport import TlsTransport
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from trioserve.config import Config
     from trioserve.server.context import ServerContext
+    from trioserve.server.http2 import Http2Connection
     from trioserve.server.listeners import Listener
     from trioserve.server.transport import Transport
 
@@ -106,8 +106,8 @@ async def _serve_connection(
         extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
         connection: Http1Connection | Http2Connection
         if transport.ssl_object.selected_alpn_protocol() == "h2":
-            machine = Http2Machine(context.http2_limits)
-            connection = Http2Connection(context, transport, peer, extensions, machine)
+            machine = build_http2_machine(context.http2_limits)
+            connection = _build_http2_connection(context, transport, peer, extensions, machine)
         else:
             connection = Http1Connection(context, transport, peer, extensions)
     except BaseException:
@@ -124,7 +124,15 @@ async def _serve_cleartext(context: ServerContext, transport: Transport, peer: P
     await http1.run()
     switch = http1.switch
     if switch is not None and switch.machine is not None:
-        await Http2Connection(context, transport, peer, EXTENSIONS, switch.machine, switch.received).run()
+        machine, received = switch.machine, switch.received
+        await _build_http2_connection(context, transport, peer, EXTENSIONS, machine, received).run()
+
+
+def _build_http2_connection(*args: Any) -> Http2Connection:
+    """As `build_http2_machine`: imported with the first one."""
+    from trioserve.server.http2 import Http2Connection
+
+    return Http2Connection(*args)
 
 
 async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Peer) -> None:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.headers import HOP_BY_HOP, parse_token_list
-from trioserve.protocols.http2.events import Http2Request
-from trioserve.protocols.http2.frame_gate import PREFACE
-from trioserve.protocols.http2.machine import Http2Machine
+from trioserve.protocols.http2.events import PREFACE, Http2Request
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from trioserve.protocols.http1 import Http1Machine, RequestHead
     from trioserve.protocols.http2.limits import Http2Limits
+    from trioserve.protocols.http2.machine import Http2Machine
     from trioserve.server.transport import Transport
 
 SWITCHING_FIELDS: Final = [(b"connection", b"Upgrade"), (b"upgrade", b"h2c")]
@@ -29,6 +28,13 @@ _SETTINGS: Final = b"http2-settings"
 _HTTP2_LINE: Final = PREFACE[: PREFACE.index(b"\r\n") + 2]
 _NOT_HTTP: Final = re.compile(rb"\x00|[^ /*\r\n]+ [^ /*\r\n]+ [^ /\r\n]+\r\n")
 """What is neither HTTP/1.1 nor HTTP/2, and may be a broken attempt at the latter: nobody would read an answer."""
+
+
+def build_http2_machine(limits: Http2Limits) -> Http2Machine:
+    """Build a machine; what it stands on is imported with the first one, since many servers never need it."""
+    from trioserve.protocols.http2.machine import Http2Machine
+
+    return Http2Machine(limits)
 
 
 class Switch:
@@ -66,7 +72,7 @@ class Switch:
         except GONE:
             return True
         if data.startswith(_HTTP2_LINE):
-            self.machine, self.received = Http2Machine(self._limits), data
+            self.machine, self.received = build_http2_machine(self._limits), data
             return True
         http1.receive_data(data)
         if not more and data:
@@ -102,6 +108,6 @@ def change_to_http2(head: RequestHead, limits: Http2Limits) -> Http2Machine | No
         host=head.host,
         forwarded=head.forwarded,
     )
-    machine = Http2Machine(limits)
+    machine = build_http2_machine(limits)
     machine.upgrade(settings[0], request)
     return machine

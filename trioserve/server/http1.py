@@ -38,7 +38,6 @@ from trioserve.server.exchange_rules import judge_admission
 from trioserve.server.h2c import SWITCHING_FIELDS, Switch, change_to_http2
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE
 from trioserve.server.http1_exchanges import LINGER_TIMEOUT, Http1Exchanges
-from trioserve.server.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
     from trioserve.asgi.channel import Peer, ResponseChannel
@@ -131,7 +130,11 @@ class Http1Connection(Http1Exchanges):
         if self.switch is None or self._requests or not self.context.settings.http2.h2c:
             return False
         self._pipelined = True  # they have to be looked at without a read
-        return await self.switch.begins_otherwise(self.transport, self.machine)
+        if await self.switch.begins_otherwise(self.transport, self.machine):
+            return True
+        if not self.context.settings.http2.h2c_upgrade:
+            self.switch = None  # thousands of these may be idle
+        return False
 
     async def _upgrade(self, head: RequestHead) -> bool:
         """Serve a WebSocket session, or go on with HTTP/2, if the request asks for it; whether that was so."""
@@ -159,6 +162,8 @@ class Http1Connection(Http1Exchanges):
             refusal = (error.status_hint, f"{error}\n", error.headers)
         else:
             if refusal is None:
+                from trioserve.server.websocket import WebSocketConnection  # with the first session only
+
                 session = WebSocketConnection(context, self, head, wishes, exchange.peer)
                 self.exchange = session.session  # type: ignore[assignment] # what is written is its
                 context.deadlines.discard(self)

@@ -7,6 +7,7 @@ deadline.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import socket
 from functools import partial
@@ -360,6 +361,10 @@ async def serve(
         LifespanDied: its lifespan ended while it was being served.
     """
     config = config or Config()
+    if config.tls.enabled and config.http2.enabled:
+        importlib.import_module(
+            "trioserve.server.http2"
+        )  # otherwise the first client that wants it would wait
     alpn = ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2
     ssl_context = build_tls_contexts(config.tls, alpn) if config.tls.enabled else None
     options: dict[str, Any] = {"backlog": config.process.backlog, "unix": config.unix}

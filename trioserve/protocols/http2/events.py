@@ -13,6 +13,9 @@ import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client begins with (RFC 9113 section 3.4)."""
+
 
 class Http2Request(msgspec.Struct, gc=False):
     """A request head that RFC 9113 section 8.3 and our policy accept.

@@ -22,7 +22,8 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+from trioserve.protocols.http2.events import PREFACE
+
 HEADER_SIZE: Final = 9
 
 DATA: Final = DataFrame.type

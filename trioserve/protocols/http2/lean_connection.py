@@ -17,6 +17,7 @@ from h2.exceptions import FlowControlError
 from h2.stream import H2Stream, StreamInputs
 
 from trioserve.protocols.http2 import frame_gate as wire
+from trioserve.protocols.http2.events import PREFACE
 from trioserve.protocols.http2.field_codec import FieldEncoder
 from trioserve.protocols.http2.settings import local_settings
 
@@ -162,5 +163,5 @@ def build_connection(limits: Http2Limits, decoder: FieldDecoder) -> LeanConnecti
     conn.max_inbound_frame_size = limits.max_frame_size
     conn.decoder = decoder
     conn.encoder = FieldEncoder()
-    conn.receive_data(wire.PREFACE)  # the gate has seen the real one
+    conn.receive_data(PREFACE)  # the gate has seen the real one
     return conn
