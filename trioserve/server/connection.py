@@ -72,7 +72,11 @@ async def serve_socket(
     counters = context.counters
     counters.connections_open += 1
     try:
-        await _serve_connection(context, config, listener, sock, address)
+        connection = await _open_connection(context, config, listener, sock, address)
+        # No coroutine in between: thousands of connections are idle in here.
+        while connection is not None:
+            await connection.run()
+            connection = _next_connection(connection)
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
         logger.debug("a connection from %s ended: %s", address, error)
     except RemoteProtocolError as error:
@@ -85,10 +89,10 @@ async def serve_socket(
         release()
 
 
-async def _serve_connection(
+async def _open_connection(
     context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
-) -> None:
-    """Read what comes before HTTP, PROXY header and TLS handshake, then speak what the client speaks."""
+) -> Http1Connection | Http2Connection | None:
+    """Read what comes before HTTP, PROXY header and TLS handshake; None when the peer does not get through them."""
     client, server = _addresses(listener, sock, address)
     if config.proxy.protocol != "off" and context.proxies.trusts(client):
         with trio.fail_after(context.settings.timeouts.head):
@@ -97,35 +101,38 @@ async def _serve_connection(
         server = header.destination or server
     peer = Peer(client, server, listener.scheme)
     if listener.ssl_context is None:
-        await _serve_cleartext(context, SocketTransport(sock, context.poller), peer)
-        return
+        return _begin_cleartext(context, SocketTransport(sock, context.poller), peer)
     transport = TlsTransport(sock, context.poller, listener.ssl_context)
     try:
         if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
-            return
+            return None
         extensions = {**EXTENSIONS, "tls": tls_extension(transport.ssl_object)}
-        connection: Http1Connection | Http2Connection
         if transport.ssl_object.selected_alpn_protocol() == "h2":
             machine = build_http2_machine(context.http2_limits)
-            connection = _build_http2_connection(context, transport, peer, extensions, machine)
-        else:
-            connection = Http1Connection(context, transport, peer, extensions)
+            return _build_http2_connection(context, transport, peer, extensions, machine)
+        return Http1Connection(context, transport, peer, extensions)
     except BaseException:
         transport.close()
         raise
-    await connection.run()
 
 
-async def _serve_cleartext(context: ServerContext, transport: Transport, peer: Peer) -> None:
-    """Serve HTTP/1.1, or HTTP/2 if the client begins with it or changes to it."""
+def _begin_cleartext(context: ServerContext, transport: Transport, peer: Peer) -> Http1Connection:
+    """HTTP/1.1, from which a client may change to HTTP/2 with its first bytes or with a request."""
     settings = context.settings.http2
     switches = settings.enabled and (settings.h2c or settings.h2c_upgrade)
-    http1 = Http1Connection(context, transport, peer, EXTENSIONS, switches=switches)
-    await http1.run()
-    switch = http1.switch
-    if switch is not None and switch.machine is not None:
-        machine, received = switch.machine, switch.received
-        await _build_http2_connection(context, transport, peer, EXTENSIONS, machine, received).run()
+    return Http1Connection(context, transport, peer, EXTENSIONS, switches=switches)
+
+
+def _next_connection(ended: Http1Connection | Http2Connection) -> Http2Connection | None:
+    """What goes on with the transport of a connection that has left it open."""
+    if not isinstance(ended, Http1Connection):
+        return None
+    switch = ended.switch
+    if switch is None or switch.machine is None:
+        return None
+    return _build_http2_connection(
+        ended.context, ended.transport, ended.peer, EXTENSIONS, switch.machine, switch.received
+    )
 
 
 def _build_http2_connection(*args: Any) -> Http2Connection:
@@ -149,7 +156,10 @@ async def serve_stream(context: ServerContext, stream: trio.abc.Stream, peer: Pe
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.pump)
-            await _serve_cleartext(context, transport, peer)
+            connection: Http1Connection | Http2Connection | None = _begin_cleartext(context, transport, peer)
+            while connection is not None:
+                await connection.run()
+                connection = _next_connection(connection)
             nursery.cancel_scope.cancel()
     except Exception:
         logger.exception("this is a bug in trioserve; one connection was closed")
