@@ -80,7 +80,7 @@ def test_tls_minimum_version(directory, certificates):
         with pytest.raises(subprocess.CalledProcessError) as caught:
             curl("--tls-max", "1.2", "--cacert", certificates / "ca.pem", url)
         assert caught.value.returncode == 35  # curl's number for a handshake that failed
-        assert curl("--cacert", certificates / "ca.pem", url) == "https 1.1 304 127.0.0.1"
+        assert curl("--cacert", certificates / "ca.pem", url) == "https 2 304 127.0.0.1"
         assert server.stop() == 0
 
 
