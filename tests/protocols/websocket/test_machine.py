@@ -162,3 +162,14 @@ def test_what_compression_would_not_shorten_is_sent_as_it_is():
     assert machine.send_message(noise) == frame(FIN | BINARY, noise, key=None)
     assert machine.send_message("x" * 255) == frame(FIN | TEXT, b"x" * 255, key=None)
     assert machine.send_message("x" * 256)[0] == FIN | DEFLATED | TEXT
+
+
+def test_frames_that_say_nothing_are_read_in_parts():
+    machine = WebSocketMachine(WebSocketLimits(max_fragments=10_000), None)
+    machine.receive_data(frame(TEXT) + frame(CONTINUATION) * 3000 + frame(FIN | CONTINUATION, b"end"))
+    asked = 1
+    while (event := machine.next_event()) is NEED_DATA:
+        assert machine.unread
+        asked += 1
+    assert event.data == "end"
+    assert asked > 10

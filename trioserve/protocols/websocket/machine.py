@@ -42,6 +42,8 @@ _PING_OR_PONG: Final = frozenset((_PING, _PONG))
 # storm is not.
 _MAX_PONGS: Final = 16
 
+_STEPS_AT_ONCE: Final = 256
+"""Frames and parts of frames that are read before the caller gets a chance to do something else."""
 _MAX_REASON: Final = 123  # bytes: a control frame holds 125, and the code takes two
 _SENDABLE: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
 
@@ -129,10 +131,18 @@ class WebSocketMachine:
         self._start = 0
 
     def next_event(self) -> Event:
-        """Return what the peer sent next: `Message`, `PONG`, `Closed`, or `NEED_DATA`. Never raises."""
+        """Return what the peer sent next: `Message`, `PONG`, `Closed`, or `NEED_DATA`. Never raises.
+
+        `NEED_DATA` while there are `unread` bytes: so many frames said nothing that others should get their turn
+        before this is asked again.
+        """
         if self._end is not None:
             return self._end
+        steps = 0
         while self._start < len(self._buffer):
+            if steps == _STEPS_AT_ONCE:
+                return NEED_DATA
+            steps += 1
             event = None
             if not (self._header or self._frame_left):
                 event = self._read_whole_frame()
