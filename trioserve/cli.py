@@ -146,7 +146,7 @@ class _SettingOption(click.Option):
 def _build_parameter(setting: Setting) -> click.Parameter:
     if setting.flag is None:
         return click.Argument([setting.name], required=False, metavar="[APP]")
-    declarations = [setting.name, *([setting.short_flag] if setting.short_flag else []), setting.flag]
+    declarations = [setting.name, *setting.other_flags, setting.flag]
     if setting.is_switch:
         declarations[-1] += f"/{setting.negative_flag}"
         return _SettingOption(setting, declarations)

@@ -157,6 +157,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         ({"TRIOSERVE_TLS_CERTIFICATE": "/"}, "TRIOSERVE_TLS_CERTIFICATE: cannot read /: Is a directory"),
         ({"PORT": "http"}, 'PORT: expected a port from 0 to 65535, got "http"'),
         ({"PORT": "65536"}, 'PORT: expected a port from 0 to 65535, got "65536"'),
+        ({"WEB_CONCURRENCY": "lots"},
+         'WEB_CONCURRENCY: expected a whole number from 0 to 1024 or "auto", got "lots"'),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -200,6 +202,14 @@ def test_port_counts_only_when_nobody_names_a_bind(tmp_path: Path) -> None:
     assert load(tmp_path, None, environ | {"TRIOSERVE_BIND": "b:1"}).config.bind == ("b:1",)
     assert load(tmp_path, None, environ, {"bind": ("c:1",)}).config.bind == ("c:1",)
     assert load(tmp_path, environ={"PORT": ""}).config == Config()
+
+
+def test_web_concurrency_counts_only_when_nobody_names_the_workers(tmp_path: Path) -> None:
+    environ = {"WEB_CONCURRENCY": "3"}
+    assert load(tmp_path, environ=environ).config.process.workers == 3
+    assert load(tmp_path, "[process]\nworkers = 2", environ).config.process.workers == 2
+    assert load(tmp_path, None, environ, {"process_workers": "auto"}).config.process.workers == "auto"
+    assert load(tmp_path, environ={"WEB_CONCURRENCY": ""}).config == Config()
 
 
 def test_paths_are_relative_to_who_wrote_them(tmp_path: Path) -> None:

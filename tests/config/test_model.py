@@ -26,6 +26,7 @@ from trioserve.config import (
     UnixBind,
     UnixSocketSettings,
     WebSocketSettings,
+    WsgiSettings,
     resolve_connection_limit,
     settings,
 )
@@ -137,7 +138,7 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (Config, {"app": "main"}, 'app: expected "module:attribute", got "main"'),
     (Config, {"app": ":app"}, 'app: expected "module:attribute", got ":app"'),
     (Config, {"app": 3}, 'app: expected "module:attribute", got 3'),
-    (Config, {"interface": "wsgi3"}, 'interface: expected one of auto, asgi3, asgi2, got "wsgi3"'),
+    (Config, {"interface": "wsgi3"}, 'interface: expected one of auto, asgi3, asgi2, wsgi, got "wsgi3"'),
     (Config, {"factory": 1}, "factory: expected true or false, got 1"),
     (Config, {"app_dir": "/does/not/exist"}, "app_dir: /does/not/exist is not a directory"),
     (Config, {"env_file": "/absent.env"}, "env_file: /absent.env is not a file"),
@@ -159,6 +160,29 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
     (Config, {"server_names": ["a:80"]}, 'server_names: expected a host name without port, got "a:80"'),
     (Config, {"timeouts": {"head": 3}}, "[timeouts]: expected TimeoutSettings"),
     (ProcessSettings, {"backlog": 0}, "[process] backlog: expected a whole number of at least 1, got 0"),
+    (
+        ProcessSettings,
+        {"workers": "many"},
+        '[process] workers: expected a whole number from 0 to 1024 or "auto", got "many"',
+    ),
+    (
+        ProcessSettings,
+        {"umask": "9"},
+        '[process] umask: expected octal digits in quotes, such as "027", got "9"',
+    ),
+    (
+        ProcessSettings,
+        {"max_requests_jitter": 5},
+        "[process] max_requests_jitter: has no effect without max_requests",
+    ),
+    (ProcessSettings, {"preload": True, "workers": 0}, "[process] preload: has no effect without workers"),
+    (Config, {"reload_dirs": "/absent"}, "reload_dirs: /absent is not a directory"),
+    (
+        Config,
+        {"reload": True, "process": ProcessSettings(workers=0)},
+        "reload: needs workers that can be replaced, and [process] workers is 0",
+    ),
+    (WsgiSettings, {"threads": 0}, "[wsgi] threads: expected a whole number from 1 to 4096, got 0"),
     (
         ProcessSettings,
         {"backlog": True},

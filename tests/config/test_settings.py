@@ -29,6 +29,13 @@ TEXTS = {
     "app": "package.module:build.app",
     "root_path": "/api",
     "server_names": "a.example,b.example",
+    "reload_dirs": "folder",
+    "reload_include": "*.html,*.toml",
+    "reload_exclude": "build,*.tmp",
+    "process_user": "nobody",
+    "process_group": "nogroup",
+    "process_umask": "027",
+    "process_title": "shop",
     "unix_mode": "600",
     "unix_user": "nobody",
     "unix_group": "nogroup",
@@ -101,6 +108,8 @@ def partners(setting: Setting) -> dict[str, str]:
         environ["TRIOSERVE_TLS_CLIENT_CERTIFICATES"] = "optional"
     if setting.name == "tls_client_certificates":
         environ["TRIOSERVE_TLS_CA"] = "both.pem"
+    if setting.name == "process_max_requests_jitter":
+        environ["TRIOSERVE_PROCESS_MAX_REQUESTS"] = "100"
     environ.pop(setting.env, None)
     return environ
 
@@ -136,7 +145,7 @@ def test_names_are_unique_and_follow_the_rule() -> None:
     assert (head.flag, head.env) == ("--timeouts-keep-alive", "TRIOSERVE_TIMEOUTS_KEEP_ALIVE")
     assert (head.display, head.unit, head.default) == ("[timeouts] keep_alive", "seconds", 75)
     assert by_name["headers_server"].negative_flag == "--no-headers-server"
-    assert (by_name["bind"].short_flag, by_name["bind"].repeatable) == ("-b", True)
+    assert (by_name["bind"].other_flags, by_name["bind"].repeatable) == (("-b",), True)
     assert [setting.name for setting in found if setting.positional] == ["app"]
     assert by_name["http1_parser"].choices == ("auto", "h11", "httptools")
     assert by_name["http2_reset_budget"].metavar == "COUNT/DURATION"

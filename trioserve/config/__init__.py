@@ -26,6 +26,7 @@ from .model import (
     TlsSettings,
     UnixSocketSettings,
     WebSocketSettings,
+    WsgiSettings,
     resolve_connection_limit,
 )
 from .settings import Setting, settings
@@ -54,6 +55,7 @@ __all__ = [
     "UnixBind",
     "UnixSocketSettings",
     "WebSocketSettings",
+    "WsgiSettings",
     "dump_toml",
     "load_config",
     "parse_bind",

@@ -71,7 +71,7 @@ def load_config(
 
     Args:
         path: the TOML file; None = trioserve.toml in `cwd`, else [tool.trioserve] of its pyproject.toml.
-        environ: the environment; TRIOSERVE_* and PORT are looked at.
+        environ: the environment; TRIOSERVE_*, PORT and WEB_CONCURRENCY are looked at.
         flags: values of the command line by `Setting.name`: text, texts or a boolean; None or () = not given.
         cwd: the working directory.
 
@@ -83,6 +83,7 @@ def load_config(
     _read_environment(values, environ, cwd)
     _read_flags(values, flags, cwd)
     _read_port(values, environ)
+    _read_concurrency(values, environ)
     return LoadedConfig(_build(values), source)
 
 
@@ -204,6 +205,18 @@ def _read_port(values: _Values, environ: Mapping[str, str]) -> None:
             "PORT", _ENVIRONMENT, f'expected a port from 0 to {_LARGEST_PORT}, got "{port[:60]}"'
         )
     values[bind] = ((f"0.0.0.0:{int(port)}",), _Origin(_ENVIRONMENT))
+
+
+def _read_concurrency(values: _Values, environ: Mapping[str, str]) -> None:
+    """WEB_CONCURRENCY is how platforms tell a service its number of workers; a number of ours wins."""
+    workers = next(setting for setting in settings() if setting.name == "process_workers")
+    wanted = environ.get("WEB_CONCURRENCY", "")
+    if not wanted or workers in values:
+        return
+    try:
+        values[workers] = (workers.kind.parse_text(wanted), _Origin(_ENVIRONMENT))
+    except InvalidValue as error:
+        raise ConfigError("WEB_CONCURRENCY", _ENVIRONMENT, str(error)) from None
 
 
 def _build(values: _Values) -> Config:

@@ -14,7 +14,8 @@ from .binds import Bind, TcpBind, parse_bind
 from .errors import ConfigError
 from .fields import Settings, binds, choice, count, duration, items, path, size, switch, text
 from .http2 import Http2Settings
-from .kinds import Text
+from .kinds import FilePath, Text
+from .process import ProcessSettings
 from .rules import (
     HeaderField,
     check_application,
@@ -25,6 +26,7 @@ from .rules import (
 )
 from .tls import SniCertificate, TlsSettings
 from .websocket import WebSocketSettings
+from .wsgi import WsgiSettings
 
 __all__ = [
     "Config",
@@ -41,20 +43,11 @@ __all__ = [
     "TlsSettings",
     "UnixSocketSettings",
     "WebSocketSettings",
+    "WsgiSettings",
     "resolve_connection_limit",
 ]
 
 _KIB = 1024
-
-
-class ProcessSettings(Settings, frozen=True, kw_only=True):
-    """The operating-system process."""
-
-    TABLE = "process"
-
-    backlog: Annotated[
-        int, count("Connections that the kernel holds for each listener until they are accepted.", least=1)
-    ] = 2048
 
 
 class UnixSocketSettings(Settings, frozen=True, kw_only=True):
@@ -260,7 +253,7 @@ class Config(Settings, frozen=True, kw_only=True):
         text("The application: module:attribute.", '"module:attribute"', check_application, optional=True),
     ] = None
     interface: Annotated[
-        Literal["auto", "asgi3", "asgi2"], choice("What kind of application it is; auto finds out.")
+        Literal["auto", "asgi3", "asgi2", "wsgi"], choice("What kind of application it is; auto finds out.")
     ] = "auto"
     factory: Annotated[bool, switch("Call the attribute to get the application.")] = False
     app_dir: Annotated[str, path("Directory that is put first on the import path.", optional=False)] = "."
@@ -284,6 +277,21 @@ class Config(Settings, frozen=True, kw_only=True):
             Text("a host name without port", check_host_name),
         ),
     ] = ()
+    reload: Annotated[
+        bool, switch("For development: replace the workers when code changes; needs the extra `reload`.")
+    ] = False
+    reload_dirs: Annotated[
+        tuple[str, ...],
+        items("Directories that reload watches; default: app_dir.", FilePath(optional=False)),
+    ] = ()
+    reload_include: Annotated[
+        tuple[str, ...],
+        items("Patterns of file names that reload watches beside *.py.", Text("a pattern such as *.html")),
+    ] = ()
+    reload_exclude: Annotated[
+        tuple[str, ...],
+        items("Patterns of file or directory names that reload ignores.", Text("a pattern such as build")),
+    ] = ()
     env_file: Annotated[str | None, path("File with NAME=value lines for the application's environment.")] = (
         None
     )
@@ -294,6 +302,7 @@ class Config(Settings, frozen=True, kw_only=True):
     http1: Http1Settings = Http1Settings()
     http2: Http2Settings = Http2Settings()
     websocket: WebSocketSettings = WebSocketSettings()
+    wsgi: WsgiSettings = WsgiSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()
     lifecycle: LifecycleSettings = LifecycleSettings()
@@ -320,10 +329,18 @@ class Config(Settings, frozen=True, kw_only=True):
             raise self.refuse("env_file", f"{self.env_file} is not a file")
         if self.app_dir != "." and not Path(self.app_dir).is_dir():
             raise self.refuse("app_dir", f"{self.app_dir} is not a directory")
+        for folder in self.reload_dirs:
+            if not Path(folder).is_dir():
+                raise self.refuse("reload_dirs", f"{folder} is not a directory")
+        if self.reload and self.process.workers == 0:
+            raise self.refuse("reload", "needs workers that can be replaced, and [process] workers is 0")
         if self.insecure_bind and not self.tls.enabled:
             raise self.refuse("insecure_bind", "needs [tls] certificate; without TLS, bind is plain already")
         if self.http2.h2c_upgrade and not self.proxy.trusted:
             raise self.http2.refuse("h2c_upgrade", "has no effect while [proxy] trusted is empty")
+        self._refuse_repeated_binds()
+
+    def _refuse_repeated_binds(self) -> None:
         seen: set[Bind] = set()
         for key, wishes in (("bind", self.binds), ("insecure_bind", self.insecure_binds)):
             for wish in wishes:
@@ -342,6 +359,7 @@ GROUPS: dict[str, type[Settings]] = {
         Http1Settings,
         Http2Settings,
         WebSocketSettings,
+        WsgiSettings,
         TimeoutSettings,
         LimitSettings,
         LifecycleSettings,

@@ -33,7 +33,8 @@ unknown key, a wrong type or an impossible combination is an error and nothing i
 * **Switches** are `true` or `false` in TOML, a flag with its `--no-` form, and `true`, `yes`, `on`, `1` or
   the opposites in the environment.
 * **Paths** in a file are relative to that file's directory, elsewhere to the working directory.
-* `PORT=8080` in the environment means `bind = ["0.0.0.0:8080"]` when no other source names a bind.
+* `PORT=8080` in the environment means `bind = ["0.0.0.0:8080"]` when no other source names a bind, and
+  `WEB_CONCURRENCY=4` means `workers = 4` when no other source names their number.
 """
 _FILE_INTRODUCTION = f"""\
 # Every setting of trioserve with its default.
@@ -91,8 +92,8 @@ def _describe_kind(kind: Kind) -> str:
 def _render_row(setting: Setting) -> str:
     default = f"`{setting.kind.render(setting.default)}`" if setting.default is not None else "-"
     flag = f"`{setting.flag}`" if setting.flag else "the argument"
-    if setting.short_flag:
-        flag += f" `{setting.short_flag}`"
+    for other in setting.other_flags:
+        flag += f" `{other}`"
     if setting.negative_flag:
         flag += f" `{setting.negative_flag}`"
     meaning = _describe(setting).replace("|", "\\|").replace("*", "\\*")

@@ -15,6 +15,7 @@ from .kinds import Kind
 _APPLICATION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]")
 _MODE = re.compile(r"0?[0-7]{3}")
+_UMASK = re.compile(r"0?[0-7]{1,3}")
 _PATH = re.compile(r"(?:/[^/?#\s]+)*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _FIELD_VALUE = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
@@ -49,6 +50,11 @@ def check_certificate_name(text: str) -> str | None:
 def check_socket_mode(text: str) -> str | None:
     """Three octal digits."""
     return text.removeprefix("0") if _MODE.fullmatch(text) and len(text.removeprefix("0")) == 3 else None
+
+
+def check_umask(text: str) -> str | None:
+    """One to four octal digits, of which the first of four is a zero."""
+    return text if _UMASK.fullmatch(text) else None
 
 
 def check_trusted_peer(text: str) -> str | None:

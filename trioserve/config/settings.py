@@ -16,7 +16,7 @@ from .kinds import Kind, ListOf, Switch
 from .model import GROUPS, Config
 
 ENVIRONMENT_PREFIX = "TRIOSERVE_"
-_SHORT_FLAGS = {"bind": "-b"}
+_OTHER_FLAGS = {"bind": ("-b",), "process_workers": ("-w", "--workers")}
 _POSITIONAL = "app"
 
 
@@ -32,7 +32,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     key: str
     flag: str | None
     negative_flag: str | None
-    short_flag: str | None
+    other_flags: tuple[str, ...]
     env: str
     kind: Kind
     default: Any
@@ -100,7 +100,7 @@ def _describe(table: str, field: Any) -> Setting:
         key=field.key,
         flag=None if name == _POSITIONAL else f"--{words}",
         negative_flag=f"--no-{words}" if isinstance(field.kind, Switch) else None,
-        short_flag=_SHORT_FLAGS.get(name),
+        other_flags=_OTHER_FLAGS.get(name, ()),
         env=ENVIRONMENT_PREFIX + name.upper(),
         kind=field.kind,
         default=field.default,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec.structs import replace
 
 from .errors import ConfigError, InvalidValue, render_text
-from .fields import Settings, choice, duration, items, path, text
+from .fields import Settings, choice, duration, items, path, switch, text
 from .kinds import FilePath, Kind
 from .rules import check_certificate_name
 
@@ -97,6 +97,9 @@ class TlsSettings(Settings, frozen=True, kw_only=True):
     handshake_timeout: Annotated[
         float, duration("Close a connection whose handshake takes longer; 0 = no limit.")
     ] = 10.0
+    reload: Annotated[
+        bool, switch("Use certificates that have changed on disk for new connections, without a restart.")
+    ] = True
     sni: Annotated[
         tuple[SniCertificate, ...],
         items('More certificates, chosen by host name: [[tls.sni]] or "name=certificate:key".', SniEntry()),
