@@ -36,6 +36,7 @@ from trioserve.telemetry.access_log import AccessLog
 from trioserve.telemetry.metrics import Counters, Stats, snapshot
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
     from trioserve.asgi.types import Application
@@ -361,15 +362,34 @@ async def serve(
         LifespanDied: its lifespan ended while it was being served.
     """
     config = config or Config()
-    if config.tls.enabled and config.http2.enabled:
-        importlib.import_module(
-            "trioserve.server.http2"
-        )  # otherwise the first client that wants it would wait
-    alpn = ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2
-    ssl_context = build_tls_contexts(config.tls, alpn) if config.tls.enabled else None
+    ssl_context = build_ssl_context(config)
     options: dict[str, Any] = {"backlog": config.process.backlog, "unix": config.unix}
     async with (
         open_listeners(config.binds, ssl_context=ssl_context, **options) as listeners,
         open_listeners(config.insecure_binds, **options) as insecure,
     ):
-        await Server(config, app, [*listeners, *insecure]).run(task_status)
+        await serve_listeners(app, config, [*listeners, *insecure], task_status=task_status)
+
+
+async def serve_listeners(
+    app: Application,
+    config: Config,
+    listeners: Sequence[Listener],
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on listeners that are open already, such as inherited ones; the binds of `config` are not looked at.
+
+    They are closed when the server drains. Otherwise the same as `serve`.
+    """
+    if config.tls.enabled and config.http2.enabled:
+        importlib.import_module(
+            "trioserve.server.http2"
+        )  # otherwise the first client that wants it would wait
+    await Server(config, app, listeners).run(task_status)
+
+
+def build_ssl_context(config: Config) -> ssl.SSLContext | None:
+    """Make the TLS context of the binds, None without TLS; raises `ConfigError` for files that cannot be used."""
+    alpn = ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2
+    return build_tls_contexts(config.tls, alpn) if config.tls.enabled else None
