@@ -15,8 +15,10 @@ import inspect
 import sys
 import traceback
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from trioserve.config import WsgiSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
     from trioserve.asgi.types import Application, Receive, Scope, Send
 
-Interface: TypeAlias = Literal["asgi3", "asgi2"]
+Interface: TypeAlias = Literal["asgi3", "asgi2", "wsgi"]
+
+INTERFACES = ("auto", "asgi3", "asgi2", "wsgi")
 
 
 class AppLoadError(Exception):
@@ -49,13 +53,17 @@ class LoadedApp:
         target: what was asked for, "module:attribute".
         loaded: the attribute.
         factory: the attribute is to be called for the application.
-        interface: "auto", "asgi3" or "asgi2".
+        interface: "auto", "asgi3", "asgi2" or "wsgi".
+        wsgi: how the application is run if it turns out to be one for WSGI.
+        multiprocess: other processes serve the application, too.
     """
 
     target: str
     loaded: Any
     factory: bool
     interface: str
+    wsgi: WsgiSettings = field(default_factory=WsgiSettings)
+    multiprocess: bool = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Application]:
@@ -97,34 +105,53 @@ class LoadedApp:
     def _adapt(self, application: Any) -> Application:
         _check_callable(self.target, application)
         interface = detect_interface(application) if self.interface == "auto" else self.interface
-        return adapt_asgi2(application) if interface == "asgi2" else cast("Application", application)
+        if interface == "asgi2":
+            return adapt_asgi2(application)
+        if interface == "wsgi":
+            from trioserve.wsgi import WsgiApplication  # who serves ASGI needs none of it
+
+            return WsgiApplication(application, threads=self.wsgi.threads, multiprocess=self.multiprocess)
+        return cast("Application", application)
 
 
-def load_app(target: str, *, app_dir: Path, factory: bool = False, interface: str = "auto") -> LoadedApp:
+def load_app(
+    target: str,
+    *,
+    app_dir: Path,
+    factory: bool = False,
+    interface: str = "auto",
+    wsgi: WsgiSettings | None = None,
+    multiprocess: bool = False,
+) -> LoadedApp:
     """Import an application.
 
     Args:
         target: "module:attribute"; both may be dotted, as in "pkg.main:site.app".
         app_dir: put first on the import path.
         factory: the attribute is to be called, without arguments, for the application.
-        interface: "auto", "asgi3" or "asgi2".
+        interface: "auto", "asgi3", "asgi2" or "wsgi".
+        wsgi: how an application for WSGI is run; default: the defaults of the settings.
+        multiprocess: other processes serve the application, too; WSGI applications are told.
 
     Raises:
         AppLoadError: it cannot be imported, found, called, or served.
     """
-    if interface not in ("auto", "asgi3", "asgi2"):
-        raise AppLoadError(f"interface {interface!r} cannot be served; known are auto, asgi3, asgi2")
+    if interface not in INTERFACES:
+        raise AppLoadError(f"interface {interface!r} cannot be served; known are {', '.join(INTERFACES)}")
     module_name, path = _split_target(target)
     _put_first_on_path(str(app_dir.resolve()))
     loaded = _find_attribute(_import_module(module_name, app_dir), path, target)
     _check_callable(target, loaded)
-    if not factory and _accepts(loaded, 0) and not _accepts(loaded, 1) and not _accepts(loaded, 3):
+    if not factory and _accepts(loaded, 0) and not any(_accepts(loaded, count) for count in (1, 2, 3)):
         raise AppLoadError(f"{target!r} takes no arguments; if it makes the application, set factory = true")
-    return LoadedApp(target, loaded, factory, interface)
+    return LoadedApp(target, loaded, factory, interface, wsgi or WsgiSettings(), multiprocess)
 
 
 def detect_interface(application: Callable[..., Any]) -> Interface:
-    """Which ASGI an application speaks: 2 (called with the scope, gives the instance), or else 3."""
+    """Which interface an application has, as far as its signature says; ASGI 3 when that could be several.
+
+    ASGI 3 is called with three arguments, WSGI with two (PEP 3333), ASGI 2 with the scope alone.
+    """
     inner = application
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -132,7 +159,11 @@ def detect_interface(application: Callable[..., Any]) -> Interface:
         return "asgi3"
     if not inspect.isclass(inner) and inspect.iscoroutinefunction(getattr(inner, "__call__", None)):  # noqa: B004
         return "asgi3"
-    return "asgi2" if _accepts(application, 1) and not _accepts(application, 3) else "asgi3"
+    if _accepts(application, 3):
+        return "asgi3"
+    if _accepts(application, 1):
+        return "asgi2"
+    return "wsgi" if _accepts(application, 2) else "asgi3"
 
 
 def adapt_asgi2(application: Callable[..., Any]) -> Application:

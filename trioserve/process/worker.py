@@ -96,7 +96,14 @@ def _prepare(loaded: LoadedConfig) -> LoadedApp:
     if config.env_file is not None:
         apply_env_file(Path(config.env_file), os.environ)
     folder = Path(config.app_dir)
-    return load_app(config.app, app_dir=folder, factory=config.factory, interface=config.interface)
+    return load_app(
+        config.app,
+        app_dir=folder,
+        factory=config.factory,
+        interface=config.interface,
+        wsgi=config.wsgi,
+        multiprocess=config.process.workers not in (0, 1),
+    )
 
 
 def _configure_logging(config: Config) -> None:
