@@ -603,7 +603,7 @@ class TestHandOver:
             start = trio.current_time()
             await server.drain()
             await client.wait_closed()
-            assert trio.current_time() - start < 0.1
+            assert trio.current_time() - start < 1.1  # it may have sent its next request
         assert app.cancelled == (graceful == 10)
 
     async def test_a_successor_that_is_cancelled_gets_its_answer(self, autojump_clock):

@@ -312,6 +312,7 @@ class TestDeadlines:
             idle = server.raw_client()
             await idle.send(GET)
             await idle.receive_response()
+            await trio.sleep(1)  # so long a next request may be on its way
             app.began = trio.Event()
             busy = server.raw_client()
             await busy.send(GET)

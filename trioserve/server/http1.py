@@ -51,6 +51,10 @@ OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the answer to a cancelled request may take to leave."""
 FIRST_REQUEST_GRACE = 1.0
 """Seconds that a connection without a request is given when the server begins to finish."""
+LAST_RESPONSE_GRACE = 1.0
+"""Seconds after a response in which a finishing server still takes a request: it may be on its way already."""
+FOREVER = 1e9
+"""Seconds instead of an infinite keep-alive timeout: less this, a deadline still tells since when nothing came."""
 
 
 class Http1Connection(Http1Exchanges):
@@ -69,6 +73,7 @@ class Http1Connection(Http1Exchanges):
 
     __slots__ = (
         "_ended",
+        "_keep_alive",
         "_scopes",
         "cancel_scope",
         "ending",
@@ -89,6 +94,7 @@ class Http1Connection(Http1Exchanges):
         self.cancel_scope = trio.CancelScope()
         self.ending: Ending | None = None
         self._ended: trio.Event | None = None  # there once the connection was handed over
+        self._keep_alive = min(self._timeouts.keep_alive, FOREVER)
         self._scopes = ScopeBuilder(context.settings.root_path, context.state, extensions)
 
     # -- the connection's life ------------------------------------------------------------------------------------
@@ -106,11 +112,19 @@ class Http1Connection(Http1Exchanges):
             if self.context.draining.is_set():
                 self.drain()  # it came out of the backlog, or took long to shake hands
         scope = self.cancel_scope
+        begun = False
         try:
             with scope:
                 if await self._begins_otherwise():
                     return
+                begun = True  # cancelled before, it may have lost bytes
                 await self._serve(scope)
+            while (
+                begun and scope is self.cancel_scope and self.ending is Ending.IDLE and await self._resume()
+            ):
+                scope = self.cancel_scope
+                with scope:
+                    await self._serve(scope)
             if scope is self.cancel_scope and scope.cancelled_caught:
                 with trio.move_on_after(OWED_ANSWER_TIMEOUT + LINGER_TIMEOUT):
                     await self._answer_owed(self.ending or Ending.REQUEST_TIMEOUT)
@@ -207,7 +221,7 @@ class Http1Connection(Http1Exchanges):
 
     async def _serve(self, scope: trio.CancelScope) -> None:  # noqa: C901 - a life in its order, parted nowhere better
         """Serve one request after the other, until the connection ends or another task has taken it over."""
-        machine, transport, timeouts = self.machine, self.transport, self._timeouts
+        machine, transport = self.machine, self.transport
         context, counters = self.context, self.context.counters
         clean = contextvars.copy_context()
         try:
@@ -216,16 +230,18 @@ class Http1Connection(Http1Exchanges):
             while True:
                 if self._pipelined:
                     await trio.lowlevel.checkpoint()  # a pipeline must not stop the others
-                elif self._closing and self._requests:
+                elif self._closing and self._requests and not context.draining.is_set():
                     return
                 else:
                     if self._requests:
-                        self.read_deadline = self._now() + timeouts.keep_alive
+                        self.read_deadline = self._now() + self._keep_alive
                     data = transport.receive_now(RECEIVE_SIZE)
                     if data is None:
                         data = await transport.parked_receive(RECEIVE_SIZE)
                     machine.receive_data(data)
                     del data
+                    if self.ending is not None and self.ending is Ending.IDLE:
+                        return  # these bytes came in the moment of the end; `_resume` goes on with them
                 event = machine.next_event()
                 head = event if type(event) is RequestHead else await self._complete_head(event)
                 if head is None:
@@ -283,11 +299,13 @@ class Http1Connection(Http1Exchanges):
                 if not begun and self._requests:
                     self.read_deadline = self._now() + self._timeouts.head
                 begun = True
-            elif self._closing and self._requests:
+            elif self._closing and self._requests and not self.context.draining.is_set():
                 return None
             elif self.read_deadline == inf:
-                self.read_deadline = self._now() + self._timeouts.keep_alive
+                self.read_deadline = self._now() + self._keep_alive
             machine.receive_data(await self.transport.receive_some(RECEIVE_SIZE))
+            if self.ending is Ending.IDLE:
+                return None  # as in `_serve`
             event = machine.next_event()
         if event is CLOSED:
             return None
@@ -297,23 +315,61 @@ class Http1Connection(Http1Exchanges):
     # -- the end of the connection --------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Finish what runs and begin nothing new."""
+        """Finish what runs and begin nothing new.
+
+        A client that has just had a response may have sent its next request by now. It is still answered, as the
+        last; who has been idle for longer is let go.
+        """
         self._closing = True
-        if self.exchange is None and not self.machine.request_in_progress:
-            if self._requests:
-                self._end(Ending.IDLE)
+        keep_alive, self._keep_alive = self._keep_alive, min(self._keep_alive, LAST_RESPONSE_GRACE)
+        if self.exchange is not None:
+            if self._answered:
+                self._hand_over()
+        elif self.read_deadline != inf and not self.machine.request_in_progress:
+            now = self._now()
+            if not self._requests:
+                end = now + FIRST_REQUEST_GRACE
+            elif self.machine.head is not None:  # the rest of a body is awaited
+                end = now + LAST_RESPONSE_GRACE
             else:
-                self.read_deadline = min(self.read_deadline, self._now() + FIRST_REQUEST_GRACE)
+                end = self.read_deadline - keep_alive + LAST_RESPONSE_GRACE
+            self.read_deadline = min(self.read_deadline, end)
+            if self.read_deadline > now:
                 self._hurry()
-        elif self._answered:
-            self._hand_over()
+            else:
+                self._end(Ending.IDLE)
+
+    async def _resume(self) -> bool:
+        """Look once more before a connection is closed for being idle; whether a request has come after all.
+
+        Closing over bytes that the client has sent would lose its request, and reset the connection.
+        """
+        machine = self.machine
+        if machine.head is not None:
+            return False
+        if not machine.request_in_progress:
+            await trio.lowlevel.checkpoint()  # the poller, or the task that reads ahead, may have news
+            self.transport.readable = True  # whatever they told
+            try:
+                with trio.move_on_after(0):
+                    machine.receive_data(await self.transport.receive_some(RECEIVE_SIZE))
+            except GONE:
+                return False
+            if self.ending is not Ending.IDLE or not machine.request_in_progress:
+                return False
+        self.ending = None
+        self.exchange_deadline = inf
+        self.read_deadline = self._now() + self._timeouts.head
+        self.cancel_scope = trio.CancelScope()
+        self._pipelined = True  # the machine has it
+        return True
 
     def end(self) -> None:
         """Cancel what runs; a head that is still owed becomes 503."""
         self._end(Ending.SHUTDOWN)
 
     def _end(self, ending: Ending) -> None:
-        if self.ending is None:
+        if self.ending is None or self.ending is Ending.IDLE:  # which `_resume` might take back
             self.ending = ending
             self.read_deadline = self.write_deadline = inf
             self.exchange_deadline = self._now() + self._timeouts.cleanup_grace
