@@ -189,11 +189,8 @@ def test_names_without_certificate_get_the_default(server, other, authority):
     ],
 )
 def test_exact_names_go_before_wildcards(name, chosen):
-    contexts = {key: TlsContext() for key in ("default", "exact", "wildcard")}
-    names = ServerNames(
-        contexts["default"],
-        [("*.Example.org", contexts["wildcard"]), ("www.example.org", contexts["exact"])],
-    )
+    contexts = {"default": None, "exact": TlsContext(), "wildcard": TlsContext()}
+    names = ServerNames([("*.Example.org", contexts["wildcard"]), ("www.example.org", contexts["exact"])])
     assert names.choose(name) is contexts[chosen]
 
 

@@ -102,7 +102,9 @@ async def _open_connection(
     peer = Peer(client, server, listener.scheme)
     if listener.ssl_context is None:
         return _begin_cleartext(context, SocketTransport(sock, context.poller), peer)
-    transport = TlsTransport(sock, context.poller, listener.ssl_context)
+    certificates = context.certificates
+    ssl_context = listener.ssl_context if certificates is None else await certificates.current()
+    transport = TlsTransport(sock, context.poller, ssl_context)
     try:
         if not await _shake_hands(transport, config.tls.handshake_timeout or inf):
             return None

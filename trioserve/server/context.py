@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trioserve.protocols.headers import ProxyRules
     from trioserve.protocols.http1.machine import Http1Machine
     from trioserve.protocols.http2.limits import Http2Limits
+    from trioserve.server.certificates import Certificates
     from trioserve.server.date import ServerFields
     from trioserve.server.deadlines import Deadlines
     from trioserve.server.log_flusher import AccessLogFlusher
@@ -135,6 +136,7 @@ class ServerContext:
     deadlines: Deadlines
     poller: Poller
     access_log: AccessLogFlusher | None
+    certificates: Certificates | None  # for listeners with TLS; None = each keeps the context that it has
     spawn: Callable[
         ..., None
     ]  # spawn(async_function, *args): a task among the connections, in the lifespan's context

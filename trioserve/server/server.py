@@ -24,6 +24,7 @@ from trioserve.protocols.headers import ProxyRules
 from trioserve.protocols.http1 import Http1Limits, machine_class
 from trioserve.protocols.http2.limits import Http2Limits, Rate
 from trioserve.server.acceptor import Acceptor
+from trioserve.server.certificates import follow_certificates
 from trioserve.server.connection import serve_socket, serve_stream
 from trioserve.server.context import ConnectionSettings, ServerContext
 from trioserve.server.date import ServerFields
@@ -281,6 +282,7 @@ class Server:
             deadlines=self._deadlines,
             poller=poller,
             access_log=self._access_log,
+            certificates=follow_certificates(config.tls, choose_alpn(config), self._listeners),
             spawn=spawn,
             background=background,
             draining=self.draining,
@@ -288,7 +290,6 @@ class Server:
 
     def _build_acceptor(self, context: ServerContext) -> Acceptor:
         limits = self._config.limits
-
         acceptor = Acceptor(
             partial(serve_socket, context, self._config),
             context.spawn,
@@ -391,5 +392,9 @@ async def serve_listeners(
 
 def build_ssl_context(config: Config) -> ssl.SSLContext | None:
     """Make the TLS context of the binds, None without TLS; raises `ConfigError` for files that cannot be used."""
-    alpn = ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2
-    return build_tls_contexts(config.tls, alpn) if config.tls.enabled else None
+    return build_tls_contexts(config.tls, choose_alpn(config)) if config.tls.enabled else None
+
+
+def choose_alpn(config: Config) -> tuple[str, ...]:
+    """The protocols that TLS connections may speak, the preferred first."""
+    return ALPN if config.http2.enabled else ALPN_WITHOUT_HTTP2

@@ -7,8 +7,9 @@ what listeners hold; it hands each connection over to the context of the name th
 
 from __future__ import annotations
 
+import os
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from trioserve.config import ConfigError, TlsSettings
 
@@ -39,11 +40,25 @@ _SHORT_NAMES: Final = {
 }
 
 
+class FileStamp(NamedTuple):
+    """What changes when a file is written, replaced, or made readable, or when a link on the way to it is switched."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # nanoseconds
+    changed: int  # nanoseconds; also after a change of mode or owner, and never set back
+
+
+FileStamps: TypeAlias = "tuple[FileStamp | None, ...]"
+
+
 class TlsContext(ssl.SSLContext):
     """A server's context that remembers what an established connection can no longer be asked for."""
 
     certificate_pem: str  # the server's own certificate, without its chain
     cipher_numbers: dict[str, int]  # OpenSSL's name -> IANA number
+    files: FileStamps = ()  # of all files of the settings, from before they were read; the default context has it
 
     def __new__(cls) -> TlsContext:
         """A context that speaks for a server; everything else is set by `build_tls_contexts`."""
@@ -53,29 +68,28 @@ class TlsContext(ssl.SSLContext):
 class ServerNames:
     """The contexts by server name: exact names first, then `*.example.org`, which stands for one label.
 
+    It does not know the context for all other names, which holds it: a context that is no longer used is gone at once.
+
     Args:
-        default: for clients that ask for no name, or for one that nobody has.
         named: pairs of a name, or a pattern that starts with "*.", and its context.
     """
 
-    def __init__(self, default: ssl.SSLContext, named: Sequence[tuple[str, ssl.SSLContext]]) -> None:
-        self._default = default
+    def __init__(self, named: Sequence[tuple[str, ssl.SSLContext]]) -> None:
         self._exact = {name.lower(): context for name, context in named if not name.startswith("*.")}
         self._wildcards = {name[2:].lower(): context for name, context in named if name.startswith("*.")}
 
-    def choose(self, name: str | None) -> ssl.SSLContext:
-        """Return the context for the name that a client sent (RFC 6066 section 3), which may be None."""
+    def choose(self, name: str | None) -> ssl.SSLContext | None:
+        """Return the context for the name that a client sent (RFC 6066 section 3), if it did and there is one."""
         if name is None:
-            return self._default
+            return None
         name = name.lower()
-        context = self._exact.get(name)
-        if context is None:
-            context = self._wildcards.get(name.partition(".")[2], self._default)
-        return context
+        return self._exact.get(name) or self._wildcards.get(name.partition(".")[2])
 
     def select(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
         """Move a connection to the context of the name; this is what `SSLContext.sni_callback` takes."""
-        connection.context = self.choose(name)
+        context = self.choose(name)
+        if context is not None:
+            connection.context = context
 
 
 def build_tls_contexts(tls: TlsSettings, alpn: Sequence[str]) -> TlsContext:
@@ -90,14 +104,32 @@ def build_tls_contexts(tls: TlsSettings, alpn: Sequence[str]) -> TlsContext:
     """
     if tls.certificate is None:
         raise tls.refuse("certificate", "missing")
+    files = stamp_files(tls)
     default = _build_one(tls, alpn, tls.certificate, tls.key, "[tls]")
     named = [
         (entry.name, _build_one(tls, alpn, entry.certificate, entry.key, f"[[tls.sni]] {entry.name}"))
         for entry in tls.sni
     ]
     if named:
-        default.sni_callback = ServerNames(default, named).select
+        default.sni_callback = ServerNames(named).select
+    default.files = files
     return default
+
+
+def stamp_files(tls: TlsSettings) -> FileStamps:
+    """Look at all files of the settings, in an order that is always the same; None for one that cannot be looked at."""
+    paths = [tls.certificate, tls.key, tls.ca]
+    for entry in tls.sni:
+        paths += entry.certificate, entry.key
+    return tuple([_stamp(path) for path in paths if path is not None])
+
+
+def _stamp(path: str) -> FileStamp | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _build_one(
@@ -129,7 +161,7 @@ def _load_ciphers(context: TlsContext, tls: TlsSettings) -> None:
 def _load_certificate(
     context: TlsContext, tls: TlsSettings, certificate: str, key: str | None, where: str
 ) -> None:
-    text = _read_pem(certificate, f"{where} certificate")
+    context.certificate_pem = _read_first_certificate(certificate, f"{where} certificate")
     if key is not None:
         _read_pem(key, f"{where} key")
     asked = False
@@ -142,7 +174,7 @@ def _load_certificate(
 
     try:
         context.load_cert_chain(certificate, key, give_password)
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:  # OSError: a file that was there a moment ago, too
         file = key or certificate
         if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"{where} key", None, f"{file} does not match {certificate}") from None
@@ -150,7 +182,6 @@ def _load_certificate(
             reason = f"wrong for {file}" if tls.key_password else f"missing, and {file} is encrypted"
             raise ConfigError("[tls] key_password", None, reason) from None
         raise _explain_pem(certificate, file, where, error) from None
-    context.certificate_pem = _first_certificate(text)
 
 
 def _explain_pem(certificate: str, key: str, where: str, error: Exception) -> ConfigError:
@@ -158,10 +189,8 @@ def _explain_pem(certificate: str, key: str, where: str, error: Exception) -> Co
     probe = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         probe.load_verify_locations(certificate)
-    except ssl.SSLError:
-        return ConfigError(
-            f"{where} certificate", None, f"{certificate} holds no usable certificate in PEM form"
-        )
+    except OSError:
+        return _refuse_certificate(certificate, f"{where} certificate")
     if "PRIVATE KEY-----" not in _read_pem(key, f"{where} key"):
         return ConfigError(f"{where} key", None, f"{key} holds no private key in PEM form")
     detail = error.reason if isinstance(error, ssl.SSLError) and error.reason else "not usable"
@@ -172,7 +201,7 @@ def _load_authorities(context: TlsContext, tls: TlsSettings, ca: str) -> None:
     _read_pem(ca, "[tls] ca")
     try:
         context.load_verify_locations(ca)
-    except ssl.SSLError:
+    except OSError:
         raise tls.refuse("ca", f"{ca} holds no usable certificate in PEM form") from None
 
 
@@ -185,9 +214,16 @@ def _read_pem(file: str, key: str) -> str:
         raise ConfigError(key, None, f"cannot read {file}: {error.strerror}") from None
 
 
-def _first_certificate(text: str) -> str:
-    start = text.index(_PEM_START)
-    return text[start : text.index(_PEM_END, start) + len(_PEM_END)] + "\n"
+def _read_first_certificate(file: str, key: str) -> str:
+    _, begin, rest = _read_pem(file, key).partition(_PEM_START)
+    content, end, _ = rest.partition(_PEM_END)
+    if not end:
+        raise _refuse_certificate(file, key)
+    return f"{begin}{content}{end}\n"
+
+
+def _refuse_certificate(file: str, key: str) -> ConfigError:
+    return ConfigError(key, None, f"{file} holds no usable certificate in PEM form")
 
 
 def tls_extension(connection: ssl.SSLObject | ssl.SSLSocket) -> dict[str, Any]:
