@@ -79,6 +79,12 @@ def reopen_logs() -> None:
             handler.reopen()
 
 
+def flush_logs() -> None:
+    """Write what waits, before the process ends without the interpreter's own end."""
+    for handler in _logger.handlers:
+        handler.flush()
+
+
 class _ServerHandler(logging.StreamHandler[TextIO]):
     """The handler that `configure_logging` installs: standard error, or a file that can be opened again."""
 

@@ -1,0 +1,104 @@
+"""What a process does before anything listens, in the order that privileges and the application's import need.
+
+Everything that can be found unusable is found here. What only a privileged user may read (certificates, `env_file`)
+is read first, then the process becomes who it shall be, then it opens its logs, and only then does code of the
+application run. The steps change the whole process; each is a function of its own for whoever needs only some.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trioserve.process.app_loader import load_app
+from trioserve.process.env_file import apply_env_file
+from trioserve.process.privileges import take_identity
+from trioserve.protocols.http1 import machine_class
+from trioserve.server.server import build_ssl_context
+from trioserve.telemetry.access_log import AccessLog
+from trioserve.telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from trioserve.config import Config
+    from trioserve.process.app_loader import LoadedApp
+
+
+def prepare(config: Config, *, privileged: bool = True) -> LoadedApp:
+    """Do all of it, and import the application.
+
+    Args:
+        config: the settings, with an application.
+        privileged: become the user and group of the settings; false where only a check is wanted.
+
+    Raises:
+        ConfigError: a setting turned out to be unusable.
+        AppLoadError: the application cannot be loaded.
+    """
+    apply_logging(config)
+    check_files(config)
+    read_env_file(config)
+    if privileged:
+        take_identity(config.process)
+    check_access_log(config)
+    return load_application(config)
+
+
+def apply_logging(config: Config) -> None:
+    """Send the error log where the settings want it; raises `ConfigError`."""
+    settings = config.logging
+    key = "config" if settings.config is not None else "file"
+    try:
+        configure_logging(
+            level=settings.level,
+            format=settings.format,
+            colour=settings.colour,
+            file=settings.file,
+            config=settings.config,
+        )
+    except OSError as error:
+        raise settings.refuse(key, f"{getattr(settings, key)}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a class that dictConfig was told to build may raise
+        raise settings.refuse(key, str(error)) from None
+
+
+def check_files(config: Config) -> None:
+    """Find out whether certificates and parser can be used; raises `ConfigError`. Changes nothing."""
+    build_ssl_context(config)
+    try:
+        machine_class(config.http1.parser)
+    except ImportError as error:
+        raise config.http1.refuse("parser", str(error)) from None
+
+
+def check_access_log(config: Config) -> None:
+    """Find out whether the access log can be written; raises `ConfigError`. It may create the file."""
+    settings = config.logging
+    if settings.access == "off":
+        return
+    try:
+        AccessLog(settings.access, settings.access_format or settings.format).close()
+    except ValueError as error:
+        raise settings.refuse("access_format", str(error)) from None
+    except OSError as error:
+        raise settings.refuse("access", f"{settings.access}: {error.strerror}") from None
+
+
+def read_env_file(config: Config) -> None:
+    """Add the variables of `env_file` to the environment; raises `ConfigError`."""
+    if config.env_file is not None:
+        apply_env_file(Path(config.env_file), os.environ)
+
+
+def load_application(config: Config) -> LoadedApp:
+    """Import the application; raises `AppLoadError`."""
+    assert config.app is not None
+    folder = Path(config.app_dir)
+    return load_app(
+        config.app,
+        app_dir=folder,
+        factory=config.factory,
+        interface=config.interface,
+        wsgi=config.wsgi,
+        multiprocess=config.process.workers not in (0, 1),
+    )
