@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from hyperframe.frame import RstStreamFrame
 
 from trioserve.config import Config, LifecycleSettings, LoggingSettings, TimeoutSettings
+from trioserve.testing.http2_client import Http2Client
 from trioserve.testing.memory import open_memory_server
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -176,3 +178,56 @@ class TestCleanup:
             await client.send(GET)
             await client.receive_all()
         assert done == ["quick", 6]
+
+
+class TestDisconnected:
+    async def test_tells_of_a_client_that_left_and_of_the_end(self):
+        async def app(scope, receive, send):
+            control = scope["extensions"]["trioserve"]
+            seen.append(control.disconnected)
+            begun.set()
+            await left.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            seen.append(control.disconnected)
+            ended.set()
+
+        seen = []
+        begun, left, ended = trio.Event(), trio.Event(), trio.Event()
+        async with open_memory_server(app, config()) as server:
+            client = server.raw_client()
+            await client.send(GET)
+            await begun.wait()
+            await client.aclose()
+            left.set()
+            await ended.wait()
+        assert seen == [False, True]
+
+    async def test_tells_of_a_response_that_is_over(self):
+        async def app(scope, receive, send):
+            controls.append(scope["extensions"]["trioserve"])
+            await respond(send)
+
+        controls = []
+        async with open_memory_server(app, config()) as server, server.raw_client() as client:
+            for _ in range(2):
+                await client.send(GET)
+                await client.receive_response()
+            assert controls[0].disconnected
+
+    async def test_on_http2(self):
+        async def app(scope, receive, send):
+            controls.append(scope["extensions"]["trioserve"])
+            seen.append(controls[0].disconnected)
+            await receive()
+            await receive()
+            seen.append(controls[0].disconnected)
+            await respond(send)
+
+        controls, seen = [], []
+        async with open_memory_server(app, config()) as server, Http2Client(server.connect()) as client:
+            await client.start()
+            stream = await client.request("GET", "/")
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send(RstStreamFrame(stream, error_code=8))
+            await trio.testing.wait_all_tasks_blocked()
+        assert seen == [False, True]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from trioserve.config import WsgiSettings
 from trioserve.process.app_loader import AppLoadError, LoadedApp, adapt_asgi2, detect_interface, load_app
+from trioserve.testing.memory import open_memory_server
+from trioserve.wsgi import WsgiApplication
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +204,7 @@ def test_a_factory_without_the_setting_is_recognised(tmp_path, write):
 
 def test_an_unknown_interface_is_refused(tmp_path, write):
     write("main_k.py", ECHO)
-    assert "interface 'wsgi' cannot be served" in refusal(tmp_path, "main_k:app", interface="wsgi").message
+    assert "interface 'rsgi' cannot be served" in refusal(tmp_path, "main_k:app", interface="rsgi").message
 
 
 # -- interfaces
@@ -290,6 +293,73 @@ def test_asgi_2_is_recognised(application):
 async def test_an_asgi_2_application_is_called_twice(application):
     assert await call(adapt_asgi2(application)) == ECHOED
     assert await served(LoadedApp("m:a", application, factory=False, interface="auto")) == ECHOED
+
+
+def wsgi_function(environ, start_response):
+    start_response("200 OK", [])
+    return [b"from wsgi"]
+
+
+class WsgiClass:
+    def __init__(self, environ, start_response):
+        start_response("200 OK", [])
+
+    def __iter__(self):
+        yield b"from wsgi"
+
+
+class WsgiObject:
+    def __call__(self, environ, start_response):
+        return wsgi_function(environ, start_response)
+
+    def method(self, environ, start_response, *, debug=False):
+        return wsgi_function(environ, start_response)
+
+
+def wsgi_with_options(prefix, environ, start_response):
+    return wsgi_function(environ, start_response)
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        wsgi_function,
+        WsgiClass,
+        WsgiObject(),
+        WsgiObject().method,
+        functools.partial(wsgi_with_options, "/prefix"),
+        functools.wraps(wsgi_function)(lambda *args: wsgi_function(*args)),
+    ],
+)
+async def test_wsgi_is_found_and_wrapped(application):
+    assert detect_interface(application) == "wsgi"
+    await check_wsgi_is_served(LoadedApp("m:a", application, factory=False, interface="auto"))
+
+
+async def check_wsgi_is_served(loaded):
+    async with loaded.open() as application:
+        assert isinstance(application, WsgiApplication)
+        async with open_memory_server(application) as server, server.client() as client:
+            assert (await client.get("/")).text == "from wsgi"
+
+
+async def test_wsgi_by_name_where_the_signature_does_not_tell():
+    def undecided(*args):
+        return wsgi_function(*args)
+
+    assert detect_interface(undecided) == "asgi3"
+    await check_wsgi_is_served(LoadedApp("m:a", undecided, factory=False, interface="wsgi"))
+
+
+async def test_a_factory_may_give_a_wsgi_application():
+    await check_wsgi_is_served(LoadedApp("m:a", lambda: WsgiObject(), factory=True, interface="auto"))
+
+
+async def test_wsgi_is_run_as_its_settings_say(tmp_path, write):
+    write("main_w.py", "def app(environ, start_response): pass")
+    loaded = load(tmp_path, "main_w:app", wsgi=WsgiSettings(threads=3), multiprocess=True)
+    async with loaded.open() as application:
+        assert (application.threads, application.multiprocess) == (3, True)
 
 
 async def test_the_interface_setting_wins(tmp_path):

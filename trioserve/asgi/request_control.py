@@ -59,6 +59,10 @@ class ControlledConnection(Protocol):
         """Cut the exchange at this time."""
         ...
 
+    def has_lost(self, exchange: object) -> bool:
+        """Whether the exchange's client has left, or the exchange is over; read from any thread."""
+        ...
+
     def cancels(self, exchange: object) -> bool:
         """Whether the exchange is cancelled when its client leaves."""
         ...
@@ -107,6 +111,14 @@ class RequestControl:
     @deadline.setter
     def deadline(self, at: float) -> None:
         self._connection.set_deadline(self._exchange, at)
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client is known to have left, or the request is over. May be read from any thread.
+
+        As for `receive()`, a client that has ended its sending side has left, though it may still be reading.
+        """
+        return self._connection.has_lost(self._exchange)
 
     @property
     def cancel_on_disconnect(self) -> bool:

@@ -24,6 +24,8 @@ class ControlledExchange:
     _context: ServerContext
     _request_deadline: float
     _timeouts: Timeouts
+    left: bool
+    gone: bool
 
     @property
     def _goes_on(self) -> bool:
@@ -58,6 +60,10 @@ class ControlledExchange:
         if self._goes_on:
             self._request_deadline = at
             self._settle_exchange_deadline()
+
+    def has_lost(self, exchange: object) -> bool:  # noqa: ARG002
+        """See `ControlledConnection`."""
+        return self.left or self.gone or not self._goes_on
 
     def cancels(self, exchange: object) -> bool:  # noqa: ARG002
         """See `ControlledConnection`."""

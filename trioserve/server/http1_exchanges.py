@@ -181,6 +181,10 @@ class Http1Exchanges(Http1Channel):
             self._request_deadline = at
             self._settle_exchange_deadline()
 
+    def has_lost(self, exchange: object) -> bool:
+        """See `ControlledConnection`."""
+        return self.left or self.gone or exchange is not self.exchange
+
     def cancels(self, exchange: object) -> bool:
         """See `ControlledConnection`."""
         return exchange is self.exchange and self._cancel_on_disconnect
