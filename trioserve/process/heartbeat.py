@@ -49,8 +49,9 @@ async def send_beats(
             reason = retirement.find_reason(trio.current_time(), requests, rss)
             if reason is not None:
                 send(Retire(reason))
-            # From the planned moment, not from now; after a gap there is nothing to make up for.
-            next_look = max(next_look + BEAT_INTERVAL / looks, trio.current_time())
+            next_look += BEAT_INTERVAL / looks
+            if next_look < trio.current_time():  # the loop was blocked; there is nothing to make up for
+                next_look = trio.current_time() + BEAT_INTERVAL / looks
             await trio.sleep_until(next_look)
 
 

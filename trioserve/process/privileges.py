@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from trioserve.config.process import ProcessSettings
 
+_MOST_DIGITS = 10
+_NOBODY_AT_ALL = 2**32 - 1  # (uid_t) -1, which means "leave it as it is" to the system
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -114,12 +117,12 @@ def _find_user(settings: ProcessSettings) -> tuple[int | None, pwd.struct_passwd
         if not settings.user.isdecimal():
             account = pwd.getpwnam(settings.user)
             return account.pw_uid, account
-        number = int(settings.user)
     except KeyError:
         raise settings.refuse("user", f"no user {settings.user}") from None
+    number = _parse_number(settings, "user")
     try:
         return number, pwd.getpwuid(number)
-    except (KeyError, OverflowError):
+    except KeyError:
         return number, None
 
 
@@ -127,8 +130,15 @@ def _find_group(settings: ProcessSettings) -> int | None:
     if settings.group is None:
         return None
     if settings.group.isdecimal():
-        return int(settings.group)
+        return _parse_number(settings, "group")
     try:
         return grp.getgrnam(settings.group).gr_gid
     except KeyError:
         raise settings.refuse("group", f"no group {settings.group}") from None
+
+
+def _parse_number(settings: ProcessSettings, key: str) -> int:
+    written = getattr(settings, key)
+    if len(written) > _MOST_DIGITS or int(written) >= _NOBODY_AT_ALL:
+        raise settings.refuse(key, f"no {key} can have a number as large as {written}")
+    return int(written)
