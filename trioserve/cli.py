@@ -22,7 +22,7 @@ from trioserve.config import ConfigError, LoadedConfig, Setting, dump_toml, load
 from trioserve.config.model import GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 USAGE_ERROR = 2
 """Exit code for what is wrong on the command line or in the configuration."""
@@ -38,6 +38,10 @@ class Request(Struct, frozen=True):
     check: bool
     print_config: bool
     flags: dict[str, Any]
+
+    def load(self) -> LoadedConfig:
+        """Read the configuration; at a reload again. Raises `ConfigError`."""
+        return load_config(self.config, os.environ, self.flags, cwd=Path.cwd())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +67,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
         request = build_command().main(arguments, prog_name="trioserve", standalone_mode=False)
         if not isinstance(request, Request):  # --help and --version have answered already
             return int(request)
-        loaded = load_config(request.config, os.environ, request.flags, cwd=Path.cwd())
+        loaded = request.load()
     except click.ClickException as error:
         return _refuse(f"{error.format_message()} Try: trioserve --help")
     except click.Abort:
@@ -74,11 +78,32 @@ def _answer(arguments: Sequence[str] | None) -> int:
         return _print_config(loaded)
     if loaded.config.app is None:
         return _refuse("no application: name it, as in `trioserve main:app`, or set app in the configuration")
+    return _check(loaded) if request.check else _serve(loaded, request.load)
+
+
+def _check(loaded: LoadedConfig) -> int:
     from trioserve.process import worker
 
     try:
-        return worker.check(loaded) if request.check else worker.run(loaded)
-    except (ConfigError, worker.BindError) as error:
+        return worker.check(loaded)
+    except ConfigError as error:
+        return _refuse(str(error))
+
+
+def _serve(loaded: LoadedConfig, load: Callable[[], LoadedConfig]) -> int:
+    from trioserve.process.sockets import Activation
+    from trioserve.server.listeners import BindError
+
+    activation = Activation.take(os.environ, os.getpid())
+    try:
+        if loaded.config.process.workers == 0:
+            from trioserve.process import worker
+
+            return worker.run(activation.place(loaded))
+        from trioserve.process.start import supervise
+
+        return supervise(activation.place(loaded), lambda: activation.place(load()))
+    except (ConfigError, BindError) as error:
         return _refuse(str(error))
 
 
@@ -209,12 +234,15 @@ def _describe(setting: Setting) -> str:
 
 
 def _open_standard_streams() -> None:
-    """Fill gaps among descriptors 0 to 2, or the next socket would take the place and be written to as a log."""
+    """Fill gaps among descriptors 0 to 2, or the next socket would take the place and be written to as a log.
+
+    Workers inherit what fills them.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
 
 
 def _write(stream: Any, text: str) -> None:

@@ -96,7 +96,7 @@ def read_until_cut(sock):
 
 
 def serve(directory, *arguments, app="main:app", **options):
-    return ServerProcess(directory, app, "--bind", "127.0.0.1:0", *arguments, **options)
+    return ServerProcess(directory, app, "--bind", "127.0.0.1:0", "--workers", "0", *arguments, **options)
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------

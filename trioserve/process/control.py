@@ -15,7 +15,6 @@ import struct
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-import trio
 
 if TYPE_CHECKING:
     import socket
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct("!I")
 _RECEIVE_SIZE = 65536
+_LONGEST_MESSAGE = 1 << 20
 
 
 class InheritedSocket(msgspec.Struct, frozen=True):
@@ -47,11 +47,14 @@ class Assignment(msgspec.Struct, frozen=True):
         loaded: the configuration.
         sockets: where it accepts connections.
         slot: its place among the workers, from 1.
+        stacks: the writing end of a pipe for the stacks of all threads, which the supervisor asks for by a signal
+            when the event loop does not run; -1 = none.
     """
 
     loaded: LoadedConfig
     sockets: tuple[InheritedSocket, ...]
     slot: int
+    stacks: int = -1
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -153,6 +156,8 @@ class ControlChannel:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        import trio  # here, because a supervisor writes its first assignments before it has imported Trio
+
         sock.setblocking(False)
         self._plain = sock
         self._socket = trio.socket.from_stdlib_socket(sock)
@@ -167,17 +172,24 @@ class ControlChannel:
             return False
 
     async def receive(self) -> Message | None:
-        """Return the next message, or None at the end of the stream. Cancelling it loses nothing."""
+        """Return the next message, or None at the end of the stream. Cancelling it loses nothing.
+
+        What is no message counts as the end, because nothing that comes after it can be trusted.
+        """
         while b"\n" not in self._received:
             try:
                 data = await self._socket.recv(_RECEIVE_SIZE)
             except ConnectionResetError:
                 data = b""
-            if not data:
+            if not data or len(self._received) > _LONGEST_MESSAGE:
                 return None
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
-        return _decoder.decode(line)
+        try:
+            return _decoder.decode(line)
+        except msgspec.DecodeError:
+            self._received = b""
+            return None
 
     def close(self) -> None:
         """Close the socket; the other side sees the end of the stream."""

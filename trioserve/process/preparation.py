@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from trioserve.process.app_loader import load_app
 from trioserve.process.env_file import apply_env_file
+from trioserve.process.log_setup import apply_logging
 from trioserve.process.privileges import take_identity
 from trioserve.protocols.http1 import machine_class
 from trioserve.server.server import build_ssl_context
 from trioserve.telemetry.access_log import AccessLog
-from trioserve.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from trioserve.config import Config
@@ -42,24 +42,6 @@ def prepare(config: Config, *, privileged: bool = True) -> LoadedApp:
         take_identity(config.process)
     check_access_log(config)
     return load_application(config)
-
-
-def apply_logging(config: Config) -> None:
-    """Send the error log where the settings want it; raises `ConfigError`."""
-    settings = config.logging
-    key = "config" if settings.config is not None else "file"
-    try:
-        configure_logging(
-            level=settings.level,
-            format=settings.format,
-            colour=settings.colour,
-            file=settings.file,
-            config=settings.config,
-        )
-    except OSError as error:
-        raise settings.refuse(key, f"{getattr(settings, key)}: {error.strerror or error}") from None
-    except Exception as error:  # whatever a class that dictConfig was told to build may raise
-        raise settings.refuse(key, str(error)) from None
 
 
 def check_files(config: Config) -> None:

@@ -12,10 +12,10 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import trio
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
+
+    import trio
 
 
 class Intent(enum.Enum):
@@ -24,6 +24,9 @@ class Intent(enum.Enum):
     STOP = "stop"  # drain; asked a second time: now
     REOPEN_LOGS = "reopen logs"
     DUMP_TASKS = "dump tasks"
+    RELOAD = "reload"
+    ADD_WORKER = "add a worker"
+    REMOVE_WORKER = "remove a worker"
 
 
 _INTENTS_BY_NAME = {
@@ -31,6 +34,9 @@ _INTENTS_BY_NAME = {
     "SIGINT": Intent.STOP,
     "SIGUSR1": Intent.REOPEN_LOGS,
     "SIGQUIT": Intent.DUMP_TASKS,
+    "SIGHUP": Intent.RELOAD,
+    "SIGTTIN": Intent.ADD_WORKER,
+    "SIGTTOU": Intent.REMOVE_WORKER,
 }
 INTENTS: dict[signal.Signals, Intent] = {
     signal.Signals[name]: intent
@@ -64,6 +70,8 @@ def open_signals(table: Mapping[signal.Signals, Intent] = INTENTS) -> Iterator[A
     Raises:
         RuntimeError: this is not the main thread.
     """
+    import trio  # here, because a supervisor notes signals before it has imported Trio
+
     with trio.open_signal_receiver(*table) as received:
         yield _Intents(received, table)
 
@@ -74,6 +82,8 @@ def render_task_tree() -> str:
     Outermost frames come first, as in a traceback. Of the calling task only the part up to the running
     coroutine is shown. Linear in the number of tasks, and nothing else runs meanwhile.
     """
+    import trio
+
     root = trio.lowlevel.current_root_task()
     return "" if root is None else "".join(f"{line}\n" for line in _render_task(root))
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import trio
-
 from trioserve.config import Bind, FdBind, TcpBind, UnixBind, UnixSocketSettings
 
 if TYPE_CHECKING:
@@ -27,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 SocketAddress: TypeAlias = tuple[Any, ...]
+ResolvedAddress: TypeAlias = tuple[int, SocketAddress]
+"""A family and an address of it."""
 
 # What sockaddr_un holds, without the zero byte at its end.
 _LONGEST_UNIX_PATH: Final = 107 if sys.platform == "linux" else 103
+_PASSIVE: Final[dict[str, Any]] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
 # A host name may have addresses that this machine lacks (IPv6 switched off); the others are enough.
 _ADDRESS_UNAVAILABLE: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -74,9 +75,14 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and take the socket file away if it is still ours. May be called again."""
-        if self.inode is not None and self.socket.fileno() != -1:
-            _remove_socket_file(str(self.address), self.inode)
+        if self.socket.fileno() != -1:
+            self.remove_file()
         self.socket.close()
+
+    def remove_file(self) -> None:
+        """Take the socket file away if it is still ours. May be called again, and after `socket` was closed."""
+        if self.inode is not None:
+            _remove_socket_file(str(self.address), self.inode)
 
 
 @asynccontextmanager
@@ -104,17 +110,38 @@ async def open_listeners(
     listeners: list[Listener] = []
     try:
         for bind in binds:
-            if isinstance(bind, TcpBind):
-                addresses = await _resolve(bind)
-                listeners += _open_tcp(bind, addresses, backlog, ssl_context)
-            elif isinstance(bind, UnixBind):
-                listeners.append(_open_unix(bind, backlog, unix or UnixSocketSettings(), ssl_context))
-            else:
-                listeners.append(_open_inherited(bind, ssl_context))
+            addresses = await resolve(bind)
+            listeners += open_bind(bind, addresses, backlog=backlog, unix=unix, ssl_context=ssl_context)
         yield listeners
     finally:
         for listener in listeners:
             listener.close()
+
+
+def open_bind(
+    bind: Bind,
+    addresses: Sequence[ResolvedAddress],
+    *,
+    backlog: int = 2048,
+    unix: UnixSocketSettings | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> list[Listener]:
+    """Open one bind, which becomes several listeners when its host name has several addresses.
+
+    Args:
+        bind: where to listen.
+        addresses: those of a TCP bind, as `resolve` or `resolve_blocking` gives them.
+        backlog: as for `open_listeners`, and so are `unix` and `ssl_context`.
+
+    Raises:
+        BindError: it is in use, does not exist on this machine, or is not what it should be.
+        ConfigError: [unix] names an unknown user or group.
+    """
+    if isinstance(bind, TcpBind):
+        return _open_tcp(bind, addresses, backlog, ssl_context)
+    if isinstance(bind, UnixBind):
+        return [_open_unix(bind, backlog, unix or UnixSocketSettings(), ssl_context)]
+    return [_open_inherited(bind, ssl_context)]
 
 
 def build_listener(sock: socket.socket, bind: Bind, ssl_context: ssl.SSLContext | None = None) -> Listener:
@@ -140,20 +167,39 @@ def _bound_address(sock: socket.socket) -> tuple[str, int] | str:
     return f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else str(name)
 
 
-async def _resolve(bind: TcpBind) -> list[tuple[int, SocketAddress]]:
-    """Return family and address pairs, each once."""
+async def resolve(bind: Bind) -> list[ResolvedAddress]:
+    """Return family and address pairs of a TCP bind, each once; none for other binds. Raises `BindError`."""
+    import trio  # here, because a supervisor opens its first sockets before it has imported Trio
+
+    if not isinstance(bind, TcpBind):
+        return []
     try:
-        found = await trio.socket.getaddrinfo(
-            bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        return _pairs(await trio.socket.getaddrinfo(bind.host, bind.port, **_PASSIVE))
     except socket.gaierror as error:
-        raise BindError(bind, f"cannot resolve {bind.host} ({error.strerror})") from None
+        raise _unresolved(bind, error) from None
+
+
+def resolve_blocking(bind: Bind) -> list[ResolvedAddress]:
+    """The same where no Trio runs."""
+    if not isinstance(bind, TcpBind):
+        return []
+    try:
+        return _pairs(socket.getaddrinfo(bind.host, bind.port, **_PASSIVE))
+    except socket.gaierror as error:
+        raise _unresolved(bind, error) from None
+
+
+def _pairs(found: list[tuple[Any, Any, Any, Any, SocketAddress]]) -> list[ResolvedAddress]:
     return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+def _unresolved(bind: TcpBind, error: socket.gaierror) -> BindError:
+    return BindError(bind, f"cannot resolve {bind.host} ({error.strerror})")
 
 
 def _open_tcp(
     bind: TcpBind,
-    addresses: list[tuple[int, SocketAddress]],
+    addresses: Sequence[ResolvedAddress],
     backlog: int,
     ssl_context: ssl.SSLContext | None,
 ) -> list[Listener]:

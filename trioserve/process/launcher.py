@@ -1,0 +1,209 @@
+"""Starting worker processes: fresh ones here, forks of a preloaded one through `template.py`.
+
+Whatever started it, a worker is a `WorkerProcess` and our end of its control socket. What it inherits is counted:
+the other end, the listening sockets, and a pipe for its stacks. This module is imported, and its first processes are
+started, before Trio is: the first worker begins while the supervisor is still loading.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from trioserve.process.control import Assignment, send_assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trioserve.config import LoadedConfig
+    from trioserve.process.sockets import SocketSet
+
+ASSIGNMENT_TIMEOUT = 5.0
+
+
+class WorkerProcess(Protocol):
+    """A process that will end."""
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 until it is known."""
+
+    async def wait(self) -> int:
+        """Wait for its end and return its exit status, or the negative number of the signal that ended it.
+
+        Cancelling it loses nothing.
+        """
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; one that has ended gets none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A worker that has been started, and what we hold of it.
+
+    Args:
+        process: the process.
+        control: our end of its control socket.
+        stacks: the reading end of its pipe.
+    """
+
+    process: WorkerProcess
+    control: socket.socket
+    stacks: int
+
+    def close(self) -> None:
+        """Let go of a worker that nobody looks after: the end of its control socket tells it to drain."""
+        self.control.close()
+        os.close(self.stacks)
+
+
+class Launcher(Protocol):
+    """A way of starting the workers of one configuration."""
+
+    def start(self, slot: int) -> Launched:
+        """Start a worker for the slot with that number; raises `OSError` when the system refuses."""
+
+    def close(self) -> None:
+        """Let go of what was needed to start more; those that run go on."""
+
+
+class SpawnLauncher:
+    """Starts a fresh interpreter for each worker.
+
+    Args:
+        loaded: the configuration.
+        sockets: what they listen on.
+    """
+
+    def __init__(self, loaded: LoadedConfig, sockets: SocketSet) -> None:
+        self._loaded = loaded
+        self._sockets = sockets.describe()
+
+    def start(self, slot: int) -> Launched:
+        """Start a worker; see `Launcher`."""
+        with WorkerEnds() as ends:
+            assignment = Assignment(self._loaded, self._sockets, slot, ends.stacks)
+            inherited = [ends.stacks, *(each.fd for each in self._sockets)]
+            process = start_python("trioserve.process.worker_process", ends.control, inherited)
+            return ends.launch(process, assignment)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class WorkerEnds:
+    """Both ends of a new worker's control socket and of its pipe, until it is started.
+
+    Attributes:
+        control: the worker's end of the control socket.
+        stacks: the writing end of the pipe.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self.control = socket.socketpair()
+        try:
+            self._reading, self.stacks = os.pipe()
+        except BaseException:
+            self._ours.close()
+            self.control.close()
+            raise
+        self._launched = False
+
+    def __enter__(self) -> WorkerEnds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.control.close()
+        os.close(self.stacks)
+        if not self._launched:
+            self._ours.close()
+            os.close(self._reading)
+
+    def launch(self, process: WorkerProcess, assignment: Assignment | None) -> Launched:
+        """Give a started worker its assignment, if it waits for one, and return it."""
+        if assignment is not None:
+            self._ours.settimeout(ASSIGNMENT_TIMEOUT)
+            try:
+                send_assignment(self._ours, assignment)
+            except OSError:
+                pass  # it has died, which its end will tell
+        self._launched = True
+        return Launched(process, self._ours, self._reading)
+
+
+def start_python(module: str, control: socket.socket, inherited: Iterable[int]) -> ChildProcess:
+    """Start `python -m module FD` with a control socket and other descriptors, under the numbers they have here."""
+    fds = [control.fileno(), *inherited]
+    command = [sys.executable, *_interpreter_flags(), "-m", module, str(control.fileno())]
+    return ChildProcess(subprocess.Popen(command, pass_fds=fds))  # noqa: S603 - our own interpreter and module
+
+
+def _interpreter_flags() -> Sequence[str]:
+    """Options of this interpreter that a new one needs to behave alike."""
+    flags = list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
+    if not sys.flags.safe_path and sys.path[:1] not in ([""], [os.getcwd()]):  # noqa: PTH109 - as Python does
+        # With -m the working directory would come first, and an email.py in it before Python's own.
+        flags.append("-P")
+    return flags
+
+
+class ChildProcess:
+    """A child of this process.
+
+    Args:
+        popen: it, just started.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self.pid = popen.pid
+
+    async def wait(self) -> int:
+        """Wait for its end; see `WorkerProcess`."""
+        if self._popen.poll() is None:
+            await wait_for_exit(self.pid)
+        return self._popen.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; see `WorkerProcess`."""
+        self._popen.send_signal(number)
+
+
+async def wait_for_exit(pid: int) -> None:
+    """Wait until a process, which is a child or has not been reaped yet, has ended. Does not reap it."""
+    import trio
+
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # another system, or no descriptors are left
+        await trio.to_thread.run_sync(_wait_blocking, pid, abandon_on_cancel=True)
+        return
+    try:
+        await trio.lowlevel.wait_readable(fd)
+    finally:
+        os.close(fd)
+
+
+def _wait_blocking(pid: int) -> None:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        pass
+
+
+def describe_status(status: int) -> str:
+    """Say how a process ended: "exit status 1", "SIGKILL"."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

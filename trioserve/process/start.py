@@ -1,0 +1,135 @@
+"""The beginning of a supervisor, before Trio: the log, the sockets, the pid file, the first workers.
+
+The order is chosen for the first answer: workers start to import the server while this process imports Trio, and
+it never imports the server itself. A signal that comes meanwhile is noted, and followed when Trio runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from trioserve.config import ConfigError
+from trioserve.process.exit_codes import CRASHED
+from trioserve.process.launcher import SpawnLauncher
+from trioserve.process.log_setup import apply_logging
+from trioserve.process.pid_file import hold_pid_file
+from trioserve.process.processors import count_workers
+from trioserve.process.signals import INTENTS, Intent
+from trioserve.process.sockets import open_sockets
+from trioserve.process.title import check_title, set_title
+from trioserve.server.listeners import BindError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trioserve.config import LoadedConfig
+    from trioserve.process.launcher import Launched, Launcher
+    from trioserve.process.sockets import SocketSet
+
+__all__ = ["supervise"]
+
+logger = logging.getLogger("trioserve")
+
+
+def supervise(loaded: LoadedConfig, load: Callable[[], LoadedConfig]) -> int:
+    """Start workers and supervise them until told to stop, in the main thread of a process that is about to end.
+
+    Args:
+        loaded: the configuration, with an application.
+        load: reads it again; raises `ConfigError`.
+
+    Returns the exit code.
+
+    Raises:
+        ConfigError: a setting turned out to be unusable.
+        BindError: an address cannot be had.
+    """
+    check_title(loaded.config)
+    with _note_signals() as early, ExitStack() as stack:
+        apply_logging(loaded.config)
+        try:
+            sockets = open_sockets(loaded.config)
+            stack.callback(sockets.close)
+            stack.enter_context(hold_pid_file(loaded.config.process))
+            early.interrupts = False
+            return _supervise(loaded, load, sockets, early)
+        except (ConfigError, BindError) as error:
+            if (loaded.config.logging.file or loaded.config.logging.config) and logger.hasHandlers():
+                # The caller's line on stderr may be seen by nobody.
+                logger.critical("%s", error)
+            raise
+
+
+def _supervise(
+    loaded: LoadedConfig, load: Callable[[], LoadedConfig], sockets: SocketSet, early: _EarlySignals
+) -> int:
+    launcher = build_launcher(loaded, sockets)
+    launched = _launch(launcher, count_workers(loaded.config.process))
+    set_title(loaded.config, "supervisor")
+    import trio
+
+    from trioserve.process.slot import Generation
+    from trioserve.process.supervisor import Supervisor
+
+    generation = Generation(loaded, sockets, launcher)
+    supervisor = Supervisor(generation, launched, load, build_launcher, lambda: early.stop_asked)
+    try:
+        return trio.run(supervisor.run)
+    except ConfigError:
+        raise
+    except BaseException as error:
+        logger.critical("the supervisor has crashed", exc_info=error)
+        return CRASHED
+
+
+def build_launcher(loaded: LoadedConfig, sockets: SocketSet) -> Launcher:
+    """Make what starts the workers of a configuration."""
+    return SpawnLauncher(loaded, sockets)
+
+
+def _launch(launcher: Launcher, count: int) -> list[Launched]:
+    """Start the first workers; those that the system refuses are left to the supervisor, which tries again."""
+    launched: list[Launched] = []
+    try:
+        for slot in range(1, count + 1):
+            launched.append(launcher.start(slot))  # noqa: PERF401 - what was started before an error counts
+    except OSError as error:
+        logger.error("worker %d cannot be started yet: %s", len(launched) + 1, error)
+    return launched
+
+
+class _EarlySignals:
+    """The handler of our signals while Trio does not receive them.
+
+    Attributes:
+        interrupts: a stop signal raises KeyboardInterrupt, because names are being resolved; otherwise it is noted.
+        stop_asked: a stop signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.interrupts = True
+        self.stop_asked = False
+
+    def __call__(self, number: int, _: object) -> None:
+        """Note a signal; all but stop signals come too early to mean anything."""
+        if INTENTS[signal.Signals(number)] is Intent.STOP:
+            self.stop_asked = True
+            if self.interrupts:
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def _note_signals() -> Iterator[_EarlySignals]:
+    """Note our signals, and ignore them at last: the process ends, and its exit code must be ours."""
+    early = _EarlySignals()
+    try:
+        for number in INTENTS:
+            signal.signal(number, early)
+        yield early
+    finally:
+        early.interrupts = False
+        for number in INTENTS:
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,278 @@
+"""The life of one worker process, as its supervisor sees it: started, ready, told to drain, ended.
+
+`run` is the worker's task, from its start until the process has gone and is reaped; nothing is shielded, and whoever
+cancels it leaves the worker to itself, which drains when its control socket closes. What is asked of a worker
+(`drain`, `stop_now`) never waits. Every way to the end has a bound, after which the process is killed.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import signal
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trioserve.process.control import Beat, Command, ControlChannel, Failed, Order, Ready, Retire
+from trioserve.process.launcher import Launched, describe_status
+from trioserve.process.stacks import STACKS_SIGNAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trioserve.config import Config
+    from trioserve.process.control import Message
+
+LAST_WORDS: Final = 0.2
+"""Seconds that messages of a process that has ended may take; a child of it may hold its control socket open."""
+SILENT_END: Final = 1.0
+"""Seconds between the end of a worker's control socket and its own."""
+DRAIN_MARGIN: Final = 5.0
+"""Seconds that a worker gets for its end beside what its settings allow."""
+ABANDON_GRACE: Final = 5.0
+"""Seconds for one that has not been ready yet: there is nothing to finish."""
+TERMINATE_GRACE: Final = 2.0
+STOP_NOW_GRACE: Final = 0.7
+STACKS_TIMEOUT: Final = 0.5
+_STACKS_PAUSE: Final = 0.1
+_LARGEST_STACKS: Final = 1 << 20
+
+logger = logging.getLogger("trioserve")
+
+
+class Stage(enum.Enum):
+    """How far a worker has come. The order is that of its life; stages may be left out."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    LEAVING = "serving until its successor is ready"
+    ENDING = "finishing, or being ended"
+    ENDED = "ended"
+
+
+class SupervisedWorker:
+    """One worker process.
+
+    Args:
+        name: for the log, such as "worker 1".
+        config: what it was started with.
+        launched: the process.
+        tell: called at every change of what the attributes say.
+
+    Attributes:
+        stage: how far it has come.
+        urls: where it serves, once it is ready.
+        failure: why it says that it cannot start, None if it does not.
+        status: how it ended, as a subprocess's returncode.
+        served: how long it has served, in seconds.
+    """
+
+    def __init__(self, name: str, config: Config, launched: Launched, tell: Callable[[], None]) -> None:
+        self.stage = Stage.STARTING
+        self.urls: list[str] = []
+        self.failure: str | None = None
+        self.status: int | None = None
+        self._name = name
+        self._process_settings = config.process
+        self._drain_bound = drain_bound(config)
+        self._launched = launched
+        self._process = launched.process
+        self._channel = ControlChannel(launched.control)
+        self._tell = tell
+        self._ready = trio.Event()
+        self._ready_since = inf
+        self._last_sign = -inf
+        self._ending = trio.CancelScope()  # its deadline is the moment at which the process is killed
+        self._silent = trio.Event()  # its control socket has ended
+
+    def __str__(self) -> str:
+        return f"{self._name} ({self._process.pid})"
+
+    @property
+    def served(self) -> float:
+        """Seconds since it was ready."""
+        return max(0.0, trio.current_time() - self._ready_since)
+
+    # -- what is asked of it ---------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let it finish; kill it when it takes longer than its settings allow."""
+        if self.stage is Stage.STARTING:
+            self._end_within(ABANDON_GRACE)
+        elif self.stage in (Stage.SERVING, Stage.LEAVING):
+            self._end_within(self._drain_bound)
+        self.command(Order.DRAIN)
+
+    def stop_now(self) -> None:
+        """Make it end at once."""
+        if self.stage is not Stage.ENDED:
+            self.command(Order.STOP_NOW)
+            self._end_within(STOP_NOW_GRACE)
+
+    def command(self, order: Order) -> None:
+        """Send an order; one that cannot be delivered is lost."""
+        self._channel.send(Command(order))
+
+    def _terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._end_within(TERMINATE_GRACE)
+
+    def _end_within(self, seconds: float) -> None:
+        self._ending.deadline = min(self._ending.deadline, trio.current_time() + seconds)
+        self._enter(Stage.ENDING)
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is not self.stage and self.stage is not Stage.ENDED:
+            self.stage = stage
+            self._tell()
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look after it until it has ended."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._watch)
+                nursery.start_soon(self._watch_silence)
+                nursery.start_soon(self._kill_at_deadline)
+                self.status = await self._process.wait()
+                with trio.move_on_after(LAST_WORDS):
+                    await self._silent.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._channel.close()
+            os.close(self._launched.stacks)
+            if self.stage is not Stage.STARTING and self.status is not None:
+                level = logging.WARNING if self.status else logging.INFO
+                logger.log(level, "%s has ended: %s", self, self.describe_end())
+            self._enter(Stage.ENDED)
+
+    async def _read(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._last_sign = trio.current_time()
+            self._take(message)
+        self._silent.set()
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Ready) and self.stage is Stage.STARTING:
+            self.urls = message.urls
+            self._ready_since = trio.current_time()
+            self._ready.set()
+            self._enter(Stage.SERVING)
+        elif isinstance(message, Retire) and self.stage is Stage.SERVING:
+            logger.info("%s is to be replaced: %s", self, message.reason)
+            self._enter(Stage.LEAVING)
+        elif isinstance(message, Failed):
+            self.failure = message.reason
+        else:
+            assert isinstance(message, (Beat, Ready, Retire, Command))  # a sign of life
+
+    async def _watch(self) -> None:
+        startup = self._process_settings.startup or inf
+        with trio.move_on_after(startup):
+            await self._ready.wait()
+        if not self._ready.is_set():
+            if self.stage is Stage.STARTING:
+                logger.error("%s was not ready within %g s", self, startup)
+                self._terminate()
+            return
+        heartbeat = self._process_settings.heartbeat or inf
+        while trio.current_time() < self._last_sign + heartbeat:
+            await trio.sleep_until(self._last_sign + heartbeat)
+            # Whoever has been stopped for a while, such as this process, finds news in its socket first.
+            await trio.sleep(min(1.0, heartbeat / 4))
+        logger.error("%s has not run its event loop for %g s", self, heartbeat)
+        self._enter(Stage.ENDING)
+        await self._log_stacks()
+        self._terminate()
+
+    async def _log_stacks(self) -> None:
+        """Ask for the stacks of its threads, which faulthandler writes even when no Python code runs."""
+        if STACKS_SIGNAL is None:
+            return
+        self._process.send_signal(STACKS_SIGNAL)
+        text = await _read_pipe(self._launched.stacks)
+        if text:
+            logger.error("stacks of %s", self, extra={"detail": text})
+        else:
+            logger.error("stacks of %s cannot be had; it may have been stopped", self)
+
+    async def _watch_silence(self) -> None:
+        """End a process that has closed its control socket and lives on: it could not be told anything."""
+        await self._silent.wait()
+        await trio.sleep(SILENT_END)
+        if self.stage is not Stage.ENDING:
+            logger.error("%s has closed its control socket, and is told to end", self)
+            self._process.send_signal(signal.SIGTERM)
+            self._end_within(self._drain_bound)
+
+    async def _kill_at_deadline(self) -> None:
+        with self._ending:
+            await trio.sleep_forever()
+        logger.warning("%s did not end in time and is killed", self)
+        self._process.send_signal(signal.SIGKILL)
+
+    def describe_end(self) -> str:
+        """Say how it ended, for the log."""
+        return describe_status(self.status) if self.status is not None else "unknown"
+
+
+class Crew:
+    """All workers that live, also those that nobody's slot knows any more.
+
+    Args:
+        nursery: for their tasks; it is open until the last one has ended.
+
+    Attributes:
+        workers: they, in order of their start.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.workers: dict[SupervisedWorker, None] = {}
+
+    def add(self, worker: SupervisedWorker) -> None:
+        """Look after a worker from now on."""
+        self.workers[worker] = None
+        self._nursery.start_soon(self._live, worker, name=str(worker))
+
+    async def _live(self, worker: SupervisedWorker) -> None:
+        try:
+            await worker.run()
+        finally:
+            del self.workers[worker]
+
+    def command(self, order: Order) -> None:
+        """Send an order to all."""
+        for worker in self.workers:
+            worker.command(order)
+
+
+def drain_bound(config: Config) -> float:
+    """Seconds that a worker may take from being told to drain until its end; infinite if a setting says so."""
+    timeouts = config.timeouts
+    if not timeouts.graceful or not timeouts.lifespan_shutdown:
+        return inf
+    parts = (timeouts.graceful, timeouts.drain_delay, timeouts.cleanup_grace, timeouts.lifespan_shutdown)
+    return sum(parts) + DRAIN_MARGIN
+
+
+async def _read_pipe(fd: int) -> str:
+    """Read what is written in answer to a signal: until a pause, with a bound for the whole."""
+    os.set_blocking(fd, False)
+    data = b""
+    with trio.move_on_after(STACKS_TIMEOUT):
+        while len(data) < _LARGEST_STACKS:
+            with trio.move_on_after(_STACKS_PAUSE if data else inf) as pause:
+                await trio.lowlevel.wait_readable(fd)
+            if pause.cancelled_caught:
+                break
+            part = os.read(fd, 65536)
+            if not part:
+                break
+            data += part
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,319 @@
+"""The supervisor: a Trio program that keeps workers serving and serves nothing itself.
+
+Theory of operation. Three nurseries enclose each other. The outer one follows signals until the end. In the middle
+live the workers, a task for each process (`supervised_worker.py`). The inner one holds the duties: a task for each
+slot, and the one that reloads; only duties start processes. Stopping is therefore a sequence of statements: cancel
+the duties, so that nobody starts anything any more; close the listening sockets, so that the port is free with the
+last worker; drain all workers; leave the middle nursery with the last of them.
+
+A reload makes a `Generation`: what workers are started with. The slots take it one after the other; the first that
+fails sends those before it back, and the old generation stays in force. There is one reload at a time, and however
+many are asked for meanwhile, one more follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioserve import __version__
+from trioserve.config import ConfigError
+from trioserve.process.control import Order
+from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED, UNUSABLE
+from trioserve.process.launcher import describe_status
+from trioserve.process.log_setup import apply_logging
+from trioserve.process.processors import count_workers
+from trioserve.process.reloading import check_reload, find_restart_settings
+from trioserve.process.signals import Intent, open_signals, render_task_tree
+from trioserve.process.slot import Bell, Generation, Slot
+from trioserve.process.sockets import open_next_sockets
+from trioserve.process.supervised_worker import Crew
+from trioserve.server.listeners import BindError
+from trioserve.telemetry.logs import reopen_logs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from trioserve.config import Config, LoadedConfig
+    from trioserve.process.launcher import Launched, Launcher
+    from trioserve.process.sockets import SocketSet
+    from trioserve.process.supervised_worker import SupervisedWorker
+
+MOST_WORKERS = 1024
+
+logger = logging.getLogger("trioserve")
+
+
+class Supervisor:
+    """The workers of one server.
+
+    Args:
+        generation: what the first workers are started with.
+        launched: those that have been started already, for the first slots.
+        load: reads the configuration again; raises `ConfigError`.
+        build_launcher: makes what starts the workers of a configuration.
+        stop_asked: tells whether a signal to stop has come before Trio ran.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        launched: Sequence[Launched],
+        load: Callable[[], LoadedConfig],
+        build_launcher: Callable[[LoadedConfig, SocketSet], Launcher],
+        stop_asked: Callable[[], bool],
+    ) -> None:
+        self._generation = generation
+        self._next: Generation | None = None  # while it is being taken up
+        self._launched = launched
+        self._load = load
+        self._build_launcher = build_launcher
+        self._stop_asked = stop_asked
+        self._slots: list[Slot] = []
+        self._urls: list[str] = []  # what has been announced
+        self._introduced = False
+        self._ever_ready = False
+        self._failure: str | None = None  # of the configuration, found by a worker
+        self._exit_code = STOPPED
+        self._stops = 0
+        self._stop_wanted = trio.Event()
+        self._reload_wanted = Bell()
+        self._crew: Crew | None = None
+        self._duties: trio.Nursery | None = None
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Supervise until told to stop; return the exit code.
+
+        Raises:
+            ConfigError: a worker of the first start found a setting unusable.
+        """
+        with open_signals() as intents:
+            if self._stop_asked():
+                self.stop()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow, intents, name="signals")
+                async with trio.open_nursery() as lives:
+                    self._crew = Crew(lives)
+                    await self._do_duties(self._crew)
+                    self._begin_to_stop(self._crew)
+                self._generation.launcher.close()
+                self._generation.sockets.remove_files()
+                nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise ConfigError("", None, self._failure)
+        logger.info("stopped")
+        return self._exit_code
+
+    async def _do_duties(self, crew: Crew) -> None:
+        config = self._generation.loaded.config
+        async with trio.open_nursery() as self._duties:
+            for launched in self._launched:
+                self._open_slot(crew).adopt(launched)
+            self._fit_slots(count_workers(config.process))
+            self._duties.start_soon(self._reload_when_wanted, name="reloads")
+            await self._stop_wanted.wait()
+            self._duties.cancel_scope.cancel()
+
+    def _begin_to_stop(self, crew: Crew) -> None:
+        """Close the ports, and let all workers finish. Nobody starts one any more."""
+        if self._next is not None:
+            self._next.launcher.close()
+            self._next.sockets.close(but=self._generation.sockets)
+        self._generation.sockets.release()
+        for worker in tuple(crew.workers):
+            worker.drain()
+        if self._stops > 1:
+            self._stop_now()
+
+    def stop(self, exit_code: int = STOPPED) -> None:
+        """Let the workers finish and end; asked a second time, at once."""
+        self._stops += 1
+        if self._stops == 1:
+            self._exit_code = exit_code
+            workers = len(self._crew.workers) if self._crew is not None else 0
+            logger.info("stopping; workers, now %d, may finish", workers)
+            self._stop_wanted.set()
+        else:
+            logger.warning("stopping now")
+            self._stop_now()
+
+    def _stop_now(self) -> None:
+        assert self._crew is not None
+        for worker in tuple(self._crew.workers):
+            worker.stop_now()
+
+    # -- signals ---------------------------------------------------------------------------------------------------
+
+    async def _follow(self, intents: AsyncIterator[Intent]) -> None:
+        async for intent in intents:
+            if intent is Intent.STOP:
+                self.stop()
+            elif intent is Intent.RELOAD:
+                self.reload()
+            elif intent is Intent.ADD_WORKER:
+                self._fit_slots(len(self._slots) + 1)
+            elif intent is Intent.REMOVE_WORKER:
+                self._fit_slots(len(self._slots) - 1)
+            elif intent is Intent.REOPEN_LOGS:
+                self._reopen_logs()
+            else:
+                self._dump_tasks()
+
+    def _reopen_logs(self) -> None:
+        reopen_logs()
+        logger.info("log files were opened again")
+        if self._crew is not None:
+            self._crew.command(Order.REOPEN_LOGS)
+
+    def _dump_tasks(self) -> None:
+        logger.warning("tasks of the supervisor", extra={"detail": render_task_tree()})
+        if self._crew is not None:
+            self._crew.command(Order.DUMP_TASKS)
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    def _fit_slots(self, wanted: int) -> None:
+        """Have so many slots; at least one, and not too many."""
+        if self._crew is None or self._stop_wanted.is_set():
+            return
+        wanted = min(max(wanted, 1), MOST_WORKERS)
+        if self._slots and wanted != len(self._slots):
+            logger.info("workers: %d, before %d", wanted, len(self._slots))
+        while len(self._slots) < wanted:
+            self._open_slot(self._crew)
+        while len(self._slots) > wanted:
+            self._slots.pop().close()
+
+    def _open_slot(self, crew: Crew) -> Slot:
+        assert self._duties is not None
+        patient = self._generation.loaded.config.reload
+        slot = Slot(len(self._slots) + 1, self._generation, crew, self, patient=patient)
+        self._slots.append(slot)
+        self._duties.start_soon(slot.run, name=f"slot {slot.number}")
+        return slot
+
+    def note_ready(self, worker: SupervisedWorker) -> None:
+        """See `SlotWatcher`."""
+        self._introduce()
+        logger.info("%s is ready", worker)
+        self._ever_ready = True
+
+    def note_change(self) -> None:
+        """See `SlotWatcher`."""
+        if self._next is None and self._slots and all(slot.serving for slot in self._slots):
+            self._announce(self._slots[0].urls)
+
+    def note_failure(self, slot: Slot, worker: SupervisedWorker) -> None:
+        """See `SlotWatcher`."""
+        if self._stop_wanted.is_set():
+            return
+        patient = self._generation.loaded.config.reload
+        alone = not any(each.serving for each in self._slots)
+        first = alone and not self._ever_ready and not patient and worker.failure is not None
+        if first and worker.status == UNUSABLE:
+            self._failure = worker.failure
+            self.stop(UNUSABLE)
+            return
+        self._introduce()
+        logger.error("%s %s", worker, _describe_failure(worker))
+        if first and worker.status == APPLICATION_FAILED:
+            self.stop(APPLICATION_FAILED)
+        elif alone and not patient and slot.backoff.hopeless:
+            attempts = slot.backoff.failures
+            logger.critical("%d starts in a row have failed, and no worker serves: giving up", attempts)
+            self.stop(CRASHED)
+
+    def _introduce(self) -> None:
+        """Say once who we are; not before it is known that the configuration can be used."""
+        if self._introduced:
+            return
+        self._introduced = True
+        loaded = self._generation.loaded
+        names = (__version__, platform.python_version(), os.getpid(), count_workers(loaded.config.process))
+        logger.info("trioserve %s, Python %s, supervisor %d, workers: %d", *names)
+        logger.info("configuration: %s", loaded.source or "no file")
+
+    def _announce(self, urls: list[str]) -> None:
+        """Say where we serve, at the start and when it has changed."""
+        if urls != self._urls:
+            self._urls = urls
+            for url in urls:
+                logger.info("serving %s on %s", self._generation.loaded.config.app, url)
+
+    # -- reloading -------------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the configuration again and replace all workers, one after the other; returns at once."""
+        self._reload_wanted.ring()
+
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            logger.info("reloading")
+            try:
+                loaded = check_reload(self._load(), self._generation.loaded)
+                await self._take_up(loaded)
+            except (ConfigError, BindError) as error:
+                logger.error("not reloaded, nothing has changed: %s", error)
+                apply_logging(self._generation.loaded.config)
+
+    async def _take_up(self, loaded: LoadedConfig) -> None:
+        """Go over to another configuration, or stay with this one."""
+        former = self._generation
+        sockets = await open_next_sockets(loaded.config, former.sockets)
+        self._next = following = Generation(loaded, sockets, self._build_launcher(loaded, sockets))
+        if not await self._replace_all(following):
+            logger.error("not reloaded: the new worker did not start, and the old ones stay")
+            apply_logging(former.loaded.config)
+            await self._send_back(former)
+            self._next = None
+            following.launcher.close()
+            sockets.close(but=former.sockets)
+            return
+        self._generation, self._next = following, None
+        former.launcher.close()
+        former.sockets.close(but=sockets)
+        self._settle(former.loaded.config, loaded.config)
+
+    def _settle(self, former: Config, config: Config) -> None:
+        """Do what is to be done once all workers are new."""
+        for name in find_restart_settings(former, config):
+            logger.warning("%s has changed, which needs a restart", name)
+        if former.process.backlog != config.process.backlog:
+            self._generation.sockets.relisten(config.process.backlog)
+        if former.process.workers != config.process.workers:
+            self._fit_slots(count_workers(config.process))
+        logger.info("reloaded; configuration: %s", self._generation.loaded.source or "no file")
+        serving = next((slot for slot in self._slots if slot.serving), None)
+        if serving is not None:
+            self._announce(serving.urls)
+
+    async def _replace_all(self, following: Generation) -> bool:
+        """Replace the worker of one slot after the other, also of slots that are opened meanwhile."""
+        while (slot := self._find_slot_without(following)) is not None:
+            if not await slot.replace(following) and slot in self._slots:
+                return False
+        return True
+
+    async def _send_back(self, former: Generation) -> None:
+        """Replace those that have got new workers already; one for which that fails keeps the new one."""
+        for slot in tuple(self._slots):
+            if slot.generation is not former and not await slot.replace(former):
+                slot.generation = former
+
+    def _find_slot_without(self, generation: Generation) -> Slot | None:
+        return next((slot for slot in self._slots if slot.generation is not generation), None)
+
+
+def _describe_failure(worker: SupervisedWorker) -> str:
+    if worker.status is None:
+        return "has to be ended before it was ready"
+    if worker.failure is not None:
+        return f"did not start: {worker.failure} ({describe_status(worker.status)})"
+    return f"ended before it was ready ({describe_status(worker.status)})"
