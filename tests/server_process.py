@@ -23,12 +23,15 @@ URL = re.compile(r"serving \S+ on (\S+)")
 class ServerProcess:
     """`python -m trioserve` in a directory; its lines of stderr are collected as they come."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "trioserve")
+    url = URL  # finds where it listens in the line that says so
+
     def __init__(self, directory: Path, *arguments: str, env: dict[str, str] | None = None, **options):
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
         options.setdefault("stdout", subprocess.DEVNULL)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trioserve", *arguments],
+            [*self.command, *arguments],
             cwd=directory,
             env=clean_environment() | (env or {}),
             stderr=subprocess.PIPE,
@@ -66,7 +69,7 @@ class ServerProcess:
 
     def wait_until_serving(self) -> str:
         """The URL that it listens on."""
-        return self.wait_for_line(URL.pattern)[1]
+        return self.wait_for_line(self.url.pattern)[1]
 
     @property
     def errors(self) -> str:
