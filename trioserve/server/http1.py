@@ -13,7 +13,7 @@ timer; what would need one is done otherwise:
 - An application may go on after its response is complete. If the client's next request comes meanwhile, a successor
   task takes the connection over, and the first one only sees its application to the end (`_hand_over`).
 
-How an exchange begins and ends is in `http1_exchanges.py`, how it reads and writes in `http1_channel.py`.
+Exchanges begin and end in `http1_exchanges.py`, read and write in `http1_channel.py`; sessions: `http1_session.py`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from trioserve.asgi.request_control import RequestControl
 from trioserve.asgi.scope import ScopeBuilder
 from trioserve.protocols.errors import RemoteProtocolError
 from trioserve.protocols.http1 import CLOSED, NEED_DATA, Event, RequestHead
-from trioserve.protocols.websocket.handshake import HandshakeError, is_upgrade, judge_upgrade
+from trioserve.protocols.websocket.handshake import is_upgrade
 from trioserve.server.ending import Ending
 from trioserve.server.exchange_rules import judge_admission
 from trioserve.server.h2c import SWITCHING_FIELDS, Switch, change_to_http2
 from trioserve.server.http1_channel import GONE, RECEIVE_SIZE
-from trioserve.server.http1_exchanges import LINGER_TIMEOUT, Http1Exchanges
+from trioserve.server.http1_exchanges import LINGER_TIMEOUT
+from trioserve.server.http1_session import Http1SessionCarrier
 
 if TYPE_CHECKING:
-    from trioserve.asgi.channel import Peer, ResponseChannel
-    from trioserve.asgi.types import Headers
+    from trioserve.asgi.channel import Peer
     from trioserve.server.context import ServerContext
     from trioserve.server.transport import Transport
 
@@ -57,7 +57,7 @@ FOREVER = 1e9
 """Seconds instead of an infinite keep-alive timeout: less this, a deadline still tells since when nothing came."""
 
 
-class Http1Connection(Http1Exchanges):
+class Http1Connection(Http1SessionCarrier):
     """One HTTP/1.1 connection.
 
     Args:
@@ -119,9 +119,7 @@ class Http1Connection(Http1Exchanges):
                     return
                 begun = True  # cancelled before, it may have lost bytes
                 await self._serve(scope)
-            while (
-                begun and scope is self.cancel_scope and self.ending is Ending.IDLE and await self._resume()
-            ):
+            while begun and scope is self.cancel_scope and await self._resume():
                 scope = self.cancel_scope
                 with scope:
                     await self._serve(scope)
@@ -153,7 +151,11 @@ class Http1Connection(Http1Exchanges):
     async def _upgrade(self, head: RequestHead) -> bool:
         """Serve a WebSocket session, or go on with HTTP/2, if the request asks for it; whether that was so."""
         if self.context.settings.websocket.enabled and is_upgrade(head):
-            await self._serve_session(head)
+            session = await self._begin_session(head)
+            if session is not None:
+                self.context.deadlines.discard(self)
+                await session.run(self._scopes)
+                self.exchange = None
             return True
         if self.switch is None or not self._trusted or not self.context.settings.http2.h2c_upgrade:
             return False
@@ -163,44 +165,6 @@ class Http1Connection(Http1Exchanges):
         await self._transmit(self.machine.send_information(101, SWITCHING_FIELDS))
         self.switch.machine, self.switch.received = machine, self.machine.trailing_data
         return True
-
-    async def _serve_session(self, head: RequestHead) -> None:
-        """Run a WebSocket session, or refuse it; the connection ends with either."""
-        context, settings = self.context, self.context.settings
-        self._closing = True
-        exchange = self._begin_exchange(head)
-        refusal = judge_admission(context, head) if settings.refuses_requests else None
-        try:
-            wishes = judge_upgrade(head, deflate=settings.websocket.deflate)
-        except HandshakeError as error:
-            refusal = (error.status_hint, f"{error}\n", error.headers)
-        else:
-            if refusal is None:
-                from trioserve.server.websocket import WebSocketConnection  # with the first session only
-
-                session = WebSocketConnection(context, self, head, wishes, exchange.peer)
-                self.exchange = session.session  # type: ignore[assignment] # what is written is its
-                context.deadlines.discard(self)
-                self.transport.observe(session)
-                if self.transport.half_closed:
-                    session.peer_left(self.transport.broken)
-                await session.run(self._scopes)
-                self.exchange = None
-                return
-        exchange.outcome = "refused"
-        await exchange.answer(*refusal)
-        self._end_exchange(exchange)
-        await self._linger()
-
-    @property
-    def channel(self) -> ResponseChannel:
-        """See `Carrier`."""
-        return self
-
-    async def open_duplex(self, fields: Headers) -> tuple[Transport, bytes]:
-        """See `Carrier`."""
-        await self._transmit(self.machine.send_information(101, fields))
-        return self.transport, self.machine.trailing_data
 
     def _hand_over(self) -> None:
         """Let a new task go on with the connection, while the present one sees its application to the end."""
@@ -307,10 +271,8 @@ class Http1Connection(Http1Exchanges):
             if self.ending is Ending.IDLE:
                 return None  # as in `_serve`
             event = machine.next_event()
-        if event is CLOSED:
-            return None
-        assert isinstance(event, RequestHead)
-        return event
+        assert event is CLOSED or isinstance(event, RequestHead)
+        return event if isinstance(event, RequestHead) else None
 
     # -- the end of the connection --------------------------------------------------------------------------------
 
@@ -344,8 +306,8 @@ class Http1Connection(Http1Exchanges):
 
         Closing over bytes that the client has sent would lose its request, and reset the connection.
         """
-        machine = self.machine
-        if machine.head is not None:
+        machine, ending = self.machine, self.ending
+        if ending is not Ending.IDLE or machine.head is not None:
             return False
         if not machine.request_in_progress:
             await trio.lowlevel.checkpoint()  # the poller, or the task that reads ahead, may have news
