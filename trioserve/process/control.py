@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import enum
 import pickle
+import socket
 import struct
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
-    import socket
-
     from trioserve.config import LoadedConfig
 
 _LENGTH = struct.Struct("!I")
@@ -146,6 +145,14 @@ def _receive_exactly(sock: socket.socket, count: int) -> bytes:
             raise EOFError("the supervisor has gone")
         received += data
     return received
+
+
+def send_message(sock: socket.socket, message: Message) -> None:
+    """Write one message where no Trio runs; one that cannot be delivered is lost."""
+    try:
+        sock.sendall(_encoder.encode(message) + b"\n", socket.MSG_DONTWAIT)
+    except OSError:
+        pass
 
 
 class ControlChannel:

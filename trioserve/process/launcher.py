@@ -72,6 +72,9 @@ class Launcher(Protocol):
     def close(self) -> None:
         """Let go of what was needed to start more; those that run go on."""
 
+    async def run(self) -> None:
+        """Look after what is needed to start workers, until it is closed and they have ended."""
+
 
 class SpawnLauncher:
     """Starts a fresh interpreter for each worker.
@@ -91,26 +94,31 @@ class SpawnLauncher:
             assignment = Assignment(self._loaded, self._sockets, slot, ends.stacks)
             inherited = [ends.stacks, *(each.fd for each in self._sockets)]
             process = start_python("trioserve.process.worker_process", ends.control, inherited)
-            return ends.launch(process, assignment)
+            assign(ends.ours, assignment)
+            return ends.launch(process)
 
     def close(self) -> None:
         """Nothing is held."""
+
+    async def run(self) -> None:
+        """Nothing has to be looked after."""
 
 
 class WorkerEnds:
     """Both ends of a new worker's control socket and of its pipe, until it is started.
 
     Attributes:
-        control: the worker's end of the control socket.
+        ours: our end of the control socket.
+        control: the worker's.
         stacks: the writing end of the pipe.
     """
 
     def __init__(self) -> None:
-        self._ours, self.control = socket.socketpair()
+        self.ours, self.control = socket.socketpair()
         try:
             self._reading, self.stacks = os.pipe()
         except BaseException:
-            self._ours.close()
+            self.ours.close()
             self.control.close()
             raise
         self._launched = False
@@ -122,19 +130,22 @@ class WorkerEnds:
         self.control.close()
         os.close(self.stacks)
         if not self._launched:
-            self._ours.close()
+            self.ours.close()
             os.close(self._reading)
 
-    def launch(self, process: WorkerProcess, assignment: Assignment | None) -> Launched:
-        """Give a started worker its assignment, if it waits for one, and return it."""
-        if assignment is not None:
-            self._ours.settimeout(ASSIGNMENT_TIMEOUT)
-            try:
-                send_assignment(self._ours, assignment)
-            except OSError:
-                pass  # it has died, which its end will tell
+    def launch(self, process: WorkerProcess) -> Launched:
+        """Keep what is ours of a worker that has been started, and return it."""
         self._launched = True
-        return Launched(process, self._ours, self._reading)
+        return Launched(process, self.ours, self._reading)
+
+
+def assign(control: socket.socket, assignment: Assignment) -> None:
+    """Give a process that has just been started its assignment; one that has died already is told nothing."""
+    control.settimeout(ASSIGNMENT_TIMEOUT)
+    try:
+        send_assignment(control, assignment)
+    except OSError:
+        pass
 
 
 def start_python(module: str, control: socket.socket, inherited: Iterable[int]) -> ChildProcess:

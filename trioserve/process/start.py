@@ -87,6 +87,10 @@ def _supervise(
 
 def build_launcher(loaded: LoadedConfig, sockets: SocketSet) -> Launcher:
     """Make what starts the workers of a configuration."""
+    if loaded.config.process.preload:
+        from trioserve.process.template_launcher import TemplateLauncher
+
+        return TemplateLauncher(loaded, sockets)
     return SpawnLauncher(loaded, sockets)
 
 

@@ -89,7 +89,7 @@ class SupervisedWorker:
         self._silent = trio.Event()  # its control socket has ended
 
     def __str__(self) -> str:
-        return f"{self._name} ({self._process.pid})"
+        return f"{self._name} ({self._process.pid or 'not forked yet'})"
 
     @property
     def served(self) -> float:

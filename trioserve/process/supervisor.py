@@ -83,6 +83,7 @@ class Supervisor:
         self._stop_wanted = trio.Event()
         self._reload_wanted = Bell()
         self._crew: Crew | None = None
+        self._lives: trio.Nursery | None = None
         self._duties: trio.Nursery | None = None
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -99,10 +100,11 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow, intents, name="signals")
                 async with trio.open_nursery() as lives:
+                    self._lives = lives
                     self._crew = Crew(lives)
+                    self._lives.start_soon(self._generation.launcher.run, name="launcher")
                     await self._do_duties(self._crew)
                     self._begin_to_stop(self._crew)
-                self._generation.launcher.close()
                 self._generation.sockets.remove_files()
                 nursery.cancel_scope.cancel()
         if self._failure is not None:
@@ -125,6 +127,7 @@ class Supervisor:
         if self._next is not None:
             self._next.launcher.close()
             self._next.sockets.close(but=self._generation.sockets)
+        self._generation.launcher.close()
         self._generation.sockets.release()
         for worker in tuple(crew.workers):
             worker.drain()
@@ -268,6 +271,8 @@ class Supervisor:
         former = self._generation
         sockets = await open_next_sockets(loaded.config, former.sockets)
         self._next = following = Generation(loaded, sockets, self._build_launcher(loaded, sockets))
+        assert self._lives is not None
+        self._lives.start_soon(following.launcher.run, name="launcher")
         if not await self._replace_all(following):
             logger.error("not reloaded: the new worker did not start, and the old ones stay")
             apply_logging(former.loaded.config)

@@ -58,12 +58,15 @@ _PEEK_SIZE = 65536
 logger = logging.getLogger("trioserve")
 
 
-def main(sock: socket.socket, application: LoadedApp | None = None) -> int:
+def main(
+    sock: socket.socket, application: LoadedApp | None = None, assignment: Assignment | None = None
+) -> int:
     """Be a worker until the end, in the main thread of a process that is about to end.
 
     Args:
-        sock: the worker's end of the control socket; the assignment is waiting in it.
+        sock: the worker's end of the control socket.
         application: what a parent has prepared, and became another user for; None = all of that is done here.
+        assignment: what to do; None = it is waiting in `sock`.
 
     Returns the exit status. Threads that are left then have a few seconds.
     """
@@ -71,7 +74,7 @@ def main(sock: socket.socket, application: LoadedApp | None = None) -> int:
     deadline = ExitDeadline()
     with _take_signals() as early:
         try:
-            assignment = receive_assignment(sock)
+            assignment = assignment or receive_assignment(sock)
         except (EOFError, OSError):
             return STOPPED  # nobody wants us any more
         status = _WorkerProcess(assignment, sock, deadline, early).run(application)

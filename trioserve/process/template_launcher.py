@@ -1,0 +1,225 @@
+"""The supervisor's side of `template.py`: asks for forks, and knows how they ended.
+
+A template that has died, or could not load the application, is replaced with the next worker that is wanted. Its
+workers outlive it; how those ended is then unknown. Like `launcher.py`, this is imported before Trio is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from trioserve.process.control import Assignment
+from trioserve.process.launcher import WorkerEnds, assign, start_python, wait_for_exit
+
+if TYPE_CHECKING:
+    import trio
+
+    from trioserve.config import LoadedConfig
+    from trioserve.process.launcher import ChildProcess, Launched
+    from trioserve.process.sockets import SocketSet
+
+REQUEST: Final = struct.Struct("!II")
+"""Number of the request, number of the slot. With it come the control socket, the pipe and the listening sockets."""
+REPORT: Final = struct.Struct("!II?i")
+"""Number of the request, pid (0 = there was no fork), whether it has ended, its exit status."""
+REPORT_TIMEOUT: Final = 1.0
+"""Seconds between the end of a forked worker and the template's report, and at last the template's own end."""
+UNKNOWN_STATUS: Final = -int(signal.SIGKILL)
+"""For a worker that nobody was left to reap."""
+
+
+class TemplateLauncher:
+    """Forks the workers of one configuration from a process that has imported the application.
+
+    Args:
+        loaded: the configuration.
+        sockets: what they listen on.
+    """
+
+    def __init__(self, loaded: LoadedConfig, sockets: SocketSet) -> None:
+        self._assignment = Assignment(loaded, sockets.describe(), 0)
+        self._template: _TemplateProcess | None = None
+        self._nursery: trio.Nursery | None = None
+        self._over: trio.Event | None = None
+        self._closed = False
+
+    def start(self, slot: int) -> Launched:
+        """Start a worker; see `Launcher`. Until the template has loaded the application it has no pid."""
+        if self._template is None or self._template.spent:
+            self._template = _TemplateProcess(self._assignment)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._template.run, name="template")
+        return self._template.fork(slot, [each.fd for each in self._assignment.sockets])
+
+    def close(self) -> None:
+        """Ask for no more workers; see `Launcher`."""
+        self._closed = True
+        if self._over is not None:
+            self._over.set()
+        if self._template is not None:
+            self._template.retire()
+
+    async def run(self) -> None:
+        """Hear what the templates report; see `Launcher`."""
+        import trio
+
+        self._over = trio.Event()
+        async with trio.open_nursery() as self._nursery:
+            if self._template is not None:
+                self._nursery.start_soon(self._template.run, name="template")
+            if not self._closed:
+                await self._over.wait()
+
+
+class _TemplateProcess:
+    """One template.
+
+    Args:
+        assignment: what its workers are to do.
+
+    Attributes:
+        spent: it has gone, or cannot load the application; the next worker needs another one.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.spent = False
+        self._workers: list[_ForkedProcess] = []  # by number of the request
+        self._sock, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process: ChildProcess = start_python("trioserve.process.template", theirs, ())
+        except BaseException:
+            self._sock.close()
+            raise
+        assign(self._sock, assignment)
+        self._sock.setblocking(False)
+
+    def fork(self, slot: int, listening: list[int]) -> Launched:
+        """Ask for a worker; raises `OSError`."""
+        with WorkerEnds() as ends:
+            request = REQUEST.pack(len(self._workers), slot)
+            socket.send_fds(self._sock, [request], [ends.control.fileno(), ends.stacks, *listening])
+            worker = _ForkedProcess(self)
+            self._workers.append(worker)
+            return ends.launch(worker)
+
+    def send_signal(self, number: int) -> None:
+        """Send the template a signal."""
+        self._process.send_signal(number)
+
+    def retire(self) -> None:
+        """Let it end with its last worker, or at once if it has none."""
+        if self.spent:
+            return
+        if any(worker.pid and worker.status is None for worker in self._workers):
+            self._sock.shutdown(socket.SHUT_WR)
+        else:
+            self.send_signal(signal.SIGKILL)  # it may be importing, and has nothing to finish
+
+    async def run(self) -> None:
+        """Take its reports until it has ended."""
+        import trio
+
+        sock = trio.socket.from_stdlib_socket(self._sock)
+        try:
+            await self._read(sock)
+            with trio.move_on_after(REPORT_TIMEOUT) as waiting:
+                status = await self._process.wait()
+            if waiting.cancelled_caught:
+                self.send_signal(signal.SIGKILL)
+                status = await self._process.wait()
+            for worker in self._workers:
+                worker.lose_template(status)
+        finally:
+            self.spent = True
+            sock.close()
+
+    async def _read(self, sock: trio.socket.SocketType) -> None:
+        received = b""
+        while True:
+            try:
+                data = await sock.recv(4096)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return
+            received += data
+            whole = len(received) - len(received) % REPORT.size
+            for number, pid, ended, status in REPORT.iter_unpack(received[:whole]):
+                self._workers[number].note(pid, status if ended else None)
+                self.spent = self.spent or not pid
+            received = received[whole:]
+
+
+class _ForkedProcess:
+    """A worker that a template forks; see `WorkerProcess`.
+
+    Args:
+        template: which one.
+
+    Attributes:
+        pid: its number, 0 until the template has forked it.
+        status: how it has ended.
+    """
+
+    def __init__(self, template: _TemplateProcess) -> None:
+        self.pid = 0
+        self.status: int | None = None
+        self._template = template
+        self._orphan = False
+        self._changed: trio.Event | None = None  # while somebody waits
+
+    def note(self, pid: int, status: int | None) -> None:
+        """Take a report."""
+        self.pid = self.pid or pid
+        self.status = status
+        if self._changed is not None:
+            self._changed.set()
+
+    def lose_template(self, status: int) -> None:
+        """Take note that nobody will report any more; without a fork the template's end is that of the worker."""
+        self._orphan = True
+        if self.status is None:
+            self.note(self.pid, None if self.pid else status or 1)
+
+    async def wait(self) -> int:
+        """Wait for its end; see `WorkerProcess`."""
+        import trio
+
+        while not self.pid and self.status is None:
+            await self._wait_for_news()
+        if self.status is None:
+            await wait_for_exit(self.pid)
+            with trio.move_on_after(REPORT_TIMEOUT):
+                await self._wait_for_report()
+        if self.status is None:
+            if not self._orphan:  # a template that does not report is of no use
+                self._template.send_signal(signal.SIGKILL)
+            self.status = UNKNOWN_STATUS
+        return self.status
+
+    async def _wait_for_report(self) -> None:
+        while self.status is None and not self._orphan:
+            await self._wait_for_news()
+
+    async def _wait_for_news(self) -> None:
+        import trio
+
+        self._changed = trio.Event()
+        await self._changed.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; before the fork it is the template that has to end. See `WorkerProcess`."""
+        if self.status is not None:
+            return
+        if not self.pid:
+            self._template.send_signal(number)
+            return
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
