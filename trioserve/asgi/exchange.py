@@ -9,7 +9,6 @@ Invariant: `phase` only moves forward, and whoever sees `Phase.COMPLETE` may wri
 
 from __future__ import annotations
 
-import logging
 import os
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -18,15 +17,12 @@ import trio
 import trio.lowlevel
 
 from trioserve.asgi.errors import ApplicationError, ClientDisconnected
+from trioserve.asgi.record import ExchangeRecord, logger
 from trioserve.protocols.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trioserve.asgi.channel import Peer, Request, ResponseChannel, Rest
     from trioserve.asgi.types import Application, Headers, Message, Scope
-
-logger = logging.getLogger("trioserve.error")
 
 checkpoint_if_cancelled = trio.lowlevel.checkpoint_if_cancelled  # a module name, since every send() calls it
 
@@ -51,7 +47,7 @@ TRAILERS = Phase.TRAILERS
 COMPLETE = Phase.COMPLETE
 
 
-class HttpExchange:
+class HttpExchange(ExchangeRecord):
     """One request and its response.
 
     Args:
@@ -60,18 +56,6 @@ class HttpExchange:
         peer: the client and the addresses, after the proxy rules.
         started: when the head was complete, on Trio's clock.
     """
-
-    # What the access log reads besides `request`; see telemetry/access_log.py.
-    status: int = 0
-    response_headers: Sequence[tuple[bytes, bytes]] = ()
-    body_bytes_sent: int = 0
-    bytes_received: int = 0
-    first_byte: float = 0.0
-    finished: float = 0.0
-    outcome: str = "complete"
-
-    crashed: bool = False  # the application raised
-    cut: bool = False  # something that was written did not get out in full
 
     phase: Phase = Phase.AWAITING_HEAD
     body_received: bool = False
@@ -86,21 +70,6 @@ class HttpExchange:
         self.channel = channel
         self.peer = peer
         self.started = started
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """The client's address after the proxy rules; None on a unix socket."""
-        return self.peer.client
-
-    @property
-    def server(self) -> tuple[str, int | None] | None:
-        """The address the client connected to."""
-        return self.peer.server
-
-    @property
-    def scheme(self) -> str:
-        """`http` or `https`, after the proxy rules."""
-        return self.peer.scheme
 
     # -- the application ------------------------------------------------------------------------------------------
 
@@ -119,7 +88,7 @@ class HttpExchange:
         ) as group:  # errors beside a cancellation: they are the application's, not ours
             errors, rest = group.split(Exception)
             if errors is not None and not self._is_disconnect(errors):
-                self._log_error(errors)
+                self.log_error(errors)
             if rest is not None:
                 raise rest from None
         else:
@@ -147,13 +116,9 @@ class HttpExchange:
             # Frameworks raise errors of their own in the place of ours, and for a body that was cut short.
             logger.info("the application raised %r after its client had left: %s", error, self.request_line)
         else:
-            self._log_error(error)
+            self.log_error(error)
         if self.phase is not COMPLETE:
             await self._answer_500()
-
-    def _log_error(self, error: Exception) -> None:
-        self.crashed = True
-        logger.error("error in the application: %s", self.request_line, exc_info=_without_our_frames(error))
 
     async def _end_incomplete(self) -> None:
         if self.channel.gone or (self._disconnect_told and self.channel.left):
@@ -185,12 +150,6 @@ class HttpExchange:
         if isinstance(error, BaseExceptionGroup):
             return all(self._is_disconnect(inner) for inner in error.exceptions)
         return isinstance(error, ClientDisconnected)
-
-    @property
-    def request_line(self) -> str:
-        """The request line with everything but ASCII escaped, for the error log."""
-        target = self.request.target.decode("ascii", "backslashreplace")
-        return f"{self.request.method} {target} HTTP/{self.request.http_version}"
 
     # -- receive --------------------------------------------------------------------------------------------------
 
@@ -418,11 +377,3 @@ def _checked_status(status: object) -> int:
     if isinstance(status, int) and not isinstance(status, bool):
         return int(status)
     raise ApplicationError(f"http.response.start: status has to be an int, not {type(status).__name__}")
-
-
-def _without_our_frames(error: Exception) -> Exception:
-    """Drop the frame of `HttpExchange.run` from the traceback, so that it starts in the application."""
-    traceback = error.__traceback__
-    return error.with_traceback(
-        traceback.tb_next if traceback is not None and traceback.tb_next else traceback
-    )
