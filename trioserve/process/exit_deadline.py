@@ -16,7 +16,7 @@ import time
 import traceback
 from math import inf
 
-from trioserve.telemetry.logs import flush_logs
+from trioserve.telemetry.logs import LAST_WAIT, flush_logs
 
 EXIT_GRACE = 3.0
 """Seconds that the interpreter gets for its own end: threads that are no daemons, atexit functions."""
@@ -57,7 +57,7 @@ class ExitDeadline:
             names,
             extra={"detail": _render_stacks()},
         )
-        flush_logs()
+        flush_logs(LAST_WAIT)
         os._exit(self._status)
 
 

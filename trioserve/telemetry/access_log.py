@@ -22,6 +22,8 @@ MAX_LINES = 512
 """Lines in a batch before `add` writes it itself."""
 MAX_CHARACTERS = 64 * 1024
 """Characters in a batch before `add` writes it itself."""
+LAST_WAIT = 0.1
+"""Seconds that others' turns and a slow reader may take when the log is closed."""
 
 
 class LoggedRequest(Protocol):
@@ -151,6 +153,6 @@ class AccessLog:
         self._writer.reopen()
 
     def close(self) -> None:
-        """Write the batch and close the file; lines that a reader does not take now are lost and counted."""
+        """Write the batch and close the file; lines that a reader does not take at once are lost and counted."""
         self.flush()
-        self._writer.close()
+        self._writer.close(LAST_WAIT)

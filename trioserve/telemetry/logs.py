@@ -4,7 +4,8 @@ Everything is logged under "trioserve"; errors of applications and connections u
 Requests are not logged here (see access_log.py). Only `configure_logging` installs anything, the root
 logger is never touched, and until it is called records go wherever the embedding program sends them. A
 record may carry text of many lines, such as a task tree, as `extra={"detail": text}`; a message is always
-one line, with control characters escaped.
+one line, with control characters escaped. Records of all processes that share an output arrive whole, and no process
+waits for its reader: see line_writer.py.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ import os
 import sys
 import time
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+from weakref import WeakSet
+
+from trioserve.telemetry.line_writer import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 LOGGER_NAME = "trioserve"
+TURN_WAIT = 0.02
+"""Seconds that a record may wait for its turn before it is left for later."""
+LAST_WAIT = 1.0
+"""Seconds that a slow reader gets when a log is closed."""
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _COLOURS = {10: "\x1b[2m", 20: "\x1b[32m", 30: "\x1b[33m", 40: "\x1b[31m", 50: "\x1b[1;31m"}
@@ -38,6 +47,7 @@ def configure_logging(
     colour: Literal["auto", "always", "never"] = "auto",
     file: str | Path | None = None,
     config: str | Path | None = None,
+    owner: tuple[int, int] | None = None,
 ) -> None:
     """Send the server's records to standard error or a file. Calling it again replaces what it did before.
 
@@ -49,6 +59,7 @@ def configure_logging(
         config: a TOML or JSON file with a dictionary for `logging.config.dictConfig`. It then decides about
             handlers and formats alone; `format`, `colour` and `file` are not used. Existing loggers stay
             enabled unless it says otherwise.
+        owner: user and group that `file` is given to, by a process that may; -1 leaves one as it is.
 
     Raises:
         ValueError: an unknown level, or `config` is no such dictionary.
@@ -58,8 +69,8 @@ def configure_logging(
     if number is None:
         raise ValueError(f"unknown log level {level!r}; known are {', '.join(_LEVELS)}")
     settings = _read_config(Path(config)) if config is not None else None
-    handler = None if config is not None else _build_handler(format, colour, file)
-    for old in [each for each in _logger.handlers if isinstance(each, _ServerHandler)]:
+    handler = None if config is not None else _build_handler(format, colour, file, owner)
+    for old in [each for each in _logger.handlers if isinstance(each, WholeRecordHandler)]:
         _logger.removeHandler(old)
         old.close()
     _logger.setLevel(number)
@@ -73,41 +84,113 @@ def configure_logging(
 
 
 def reopen_logs() -> None:
-    """Open the log file again, after it was renamed; when that fails, keep the old one and log it."""
-    for handler in _logger.handlers:
-        if isinstance(handler, _ServerHandler):
-            handler.reopen()
+    """Open the log files again, after they were renamed; when that fails, keep the old ones and log it."""
+    for handler in tuple(_handlers):
+        handler.reopen()
 
 
-def flush_logs() -> None:
-    """Write what waits, before the process ends without the interpreter's own end."""
-    for handler in _logger.handlers:
-        handler.flush()
+def flush_logs(seconds: float = 0.0) -> None:
+    """Write what a slow reader has left so far, and wait for it so long at most.
+
+    A record is written when it is logged, if that is possible without waiting. Otherwise it goes out with the next
+    one or with this call, so make it now and then; and before the process ends in a way that is not the
+    interpreter's own.
+    """
+    for handler in tuple(_handlers):
+        handler.flush_within(seconds)
 
 
-class _ServerHandler(logging.StreamHandler[TextIO]):
-    """The handler that `configure_logging` installs: standard error, or a file that can be opened again."""
+class WholeRecordHandler(logging.Handler):
+    """Writes each record at once and whole, to standard error or to a file that `reopen_logs` opens again.
 
-    def __init__(self, path: Path | None) -> None:
-        super().__init__(sys.stderr if path is None else _open_file(path))
-        self._path = path
+    For a configuration of your own: `class = "trioserve.telemetry.logs.WholeRecordHandler"`. Lines below the first of a
+    record have to begin with a space, as those of `TextFormatter` do.
+
+    Args:
+        path: the file; None = standard error.
+        owner: user and group that the file is given to, by a process that may.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path | None = None, owner: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self._stream = sys.stderr if path is None else None
+        self._lost = 0
+        self._writer: LineWriter | None = None
+        sink = _find_descriptor(self._stream) if path is None else Path(path)
+        if sink is not None:
+            self._writer = LineWriter(sink, None, records=True, owner=owner)
+        _handlers.add(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; what a reader does not take now waits, up to a limit."""
+        try:
+            self._write(self.format(record))
+        except Exception:
+            self.handleError(record)
 
     def reopen(self) -> None:
-        if self._path is None:
-            return
-        try:
-            stream = _open_file(self._path)
-        except OSError as error:
-            _logger.error("log file %s cannot be reopened: %s", self._path, error.strerror)
-            return
-        old = self.setStream(stream)
-        if old is not None:
-            old.close()
+        """Open the file again."""
+        with _held(self):
+            if self._writer is not None:
+                self._writer.reopen()
+
+    def flush_within(self, seconds: float) -> None:
+        """Write what waits, and wait for the reader so long at most."""
+        with _held(self):
+            if self._writer is not None:
+                self._writer.finish(seconds)
 
     def close(self) -> None:
+        """Write what waits, as far as the reader takes it within a second, and close the file."""
         super().close()
-        if self._path is not None:
-            self.stream.close()
+        _handlers.discard(self)
+        with _held(self):
+            if self._writer is not None:
+                self._writer.close(LAST_WAIT)
+
+    def _write(self, text: str) -> None:
+        if self._writer is None:
+            if self._stream is not None:  # something in the place of sys.stderr
+                self._stream.write(text + "\n")
+                self._stream.flush()
+            return
+        was_waiting = self._writer.waiting
+        self._writer.write(self._encode(text))
+        if self._writer.waiting and not was_waiting:
+            self._writer.finish(TURN_WAIT)
+        if self._writer.lost > self._lost and not self._writer.waiting:
+            lost, self._lost = self._writer.lost - self._lost, self._writer.lost
+            record = _logger.makeRecord(
+                LOGGER_NAME, logging.ERROR, "", 0, "%d lines of this log were lost", (lost,), None
+            )
+            self._writer.write(self._encode(self.format(record)))
+
+    @staticmethod
+    def _encode(text: str) -> bytes:
+        return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+_handlers: WeakSet[WholeRecordHandler] = WeakSet()
+
+
+@contextmanager
+def _held(handler: logging.Handler) -> Iterator[None]:
+    handler.acquire()
+    try:
+        yield
+    finally:
+        handler.release()
+
+
+def _find_descriptor(stream: TextIO | None) -> int | None:
+    """The number behind a standard stream; None for what is in its place, as under a test runner."""
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError):
+        return None
 
 
 class TextFormatter(logging.Formatter):
@@ -179,19 +262,21 @@ def _render_time(record: logging.LogRecord) -> str:
     return f"{moment}.{int(record.msecs):03d}{zone[:3]}:{zone[3:]}"
 
 
-def _build_handler(format: str, colour: str, file: str | Path | None) -> _ServerHandler:  # noqa: A002
-    handler = _ServerHandler(Path(file) if file is not None else None)
-    coloured = colour == "always" or (colour == "auto" and _shows_colour(handler.stream, os.environ))
+def _build_handler(
+    format: str,  # noqa: A002
+    colour: str,
+    file: str | Path | None,
+    owner: tuple[int, int] | None,
+) -> WholeRecordHandler:
+    handler = WholeRecordHandler(file, owner)
+    on_terminal = file is None and sys.stderr is not None and _shows_colour(sys.stderr, os.environ)
+    coloured = colour == "always" or (colour == "auto" and on_terminal)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter(coloured))
     return handler
 
 
 def _shows_colour(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
-
-
-def _open_file(path: Path) -> TextIO:
-    return path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
