@@ -47,26 +47,34 @@ def _lock(path: Path, settings: ProcessSettings) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         except OSError as error:
             raise settings.refuse("pid_file", f"{path}: {error.strerror}") from None
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise settings.refuse("pid_file", f"{path} is not a file")
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            number = os.read(fd, 20).decode("ascii", "replace").strip()
-            os.close(fd)
-            raise settings.refuse("pid_file", f"{path} is held by process {number or '?'}") from None
-        except BaseException:
-            os.close(fd)
-            raise
-        if _is_still(fd, path):
+        flaw = _find_flaw(fd)
+        if flaw is None and _is_still(fd, path):
             return fd
-        os.close(fd)  # its former owner has removed it between our two steps
+        os.close(fd)
+        if flaw is not None:
+            raise settings.refuse("pid_file", f"{path}{flaw}")
+        # Otherwise its former owner has removed it between our two steps.
+
+
+def _find_flaw(fd: int) -> str | None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return " is not a file"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        number = os.read(fd, 20).decode("ascii", "replace").strip()
+        return f" is held by process {number or '?'}"
+    except OSError as error:  # a file system without locks
+        return f": {error.strerror}"
+    return None
 
 
 def _write(fd: int, path: Path, settings: ProcessSettings) -> None:
+    text = b"%d\n" % os.getpid()
     try:
         os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
+        while text:  # a part of a number is worse than none
+            text = text[os.write(fd, text) :]
     except OSError as error:
         raise settings.refuse("pid_file", f"{path}: {error.strerror}") from None
 

@@ -180,7 +180,7 @@ class Activation:
         if there["LISTEN_PID"] != str(pid) or not (count.isascii() and count.isdigit()):
             return cls()
         names = there["LISTEN_FDNAMES"].split(":")
-        if len(names) != int(count):
+        if not names[0] or len(names) != int(count):
             names = ["unknown"] * int(count)  # what systemd calls a socket without a name
         return cls(tuple(names))
 

@@ -7,6 +7,7 @@ it never imports the server itself. A signal that comes meanwhile is noted, and 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["supervise"]
 
+_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""A service manager's variables, which are meant for nobody but us."""
+
 logger = logging.getLogger("trioserve")
 
 
@@ -48,6 +52,10 @@ def supervise(loaded: LoadedConfig, load: Callable[[], LoadedConfig]) -> int:
         BindError: an address cannot be had.
     """
     check_title(loaded.config)
+    if loaded.config.reload:
+        from trioserve.process.reload import check_watchfiles
+
+        check_watchfiles(loaded.config)
     with _note_signals() as early, ExitStack() as stack:
         apply_logging(loaded.config)
         try:
@@ -67,15 +75,18 @@ def _supervise(
     loaded: LoadedConfig, load: Callable[[], LoadedConfig], sockets: SocketSet, early: _EarlySignals
 ) -> int:
     launcher = build_launcher(loaded, sockets)
+    manager = {name: os.environ.pop(name) for name in _MANAGER if name in os.environ}
     launched = _launch(launcher, count_workers(loaded.config.process))
     set_title(loaded.config, "supervisor")
     import trio
 
     from trioserve.process.slot import Generation
     from trioserve.process.supervisor import Supervisor
+    from trioserve.process.systemd import Notifier
 
     generation = Generation(loaded, sockets, launcher)
-    supervisor = Supervisor(generation, launched, load, build_launcher, lambda: early.stop_asked)
+    notifier = Notifier.from_environ(manager)
+    supervisor = Supervisor(generation, launched, load, build_launcher, lambda: early.stop_asked, notifier)
     try:
         return trio.run(supervisor.run)
     except ConfigError:

@@ -146,9 +146,7 @@ class SupervisedWorker:
         finally:
             self._channel.close()
             os.close(self._launched.stacks)
-            if self.stage is not Stage.STARTING and self.status is not None:
-                level = logging.WARNING if self.status else logging.INFO
-                logger.log(level, "%s has ended: %s", self, self.describe_end())
+            self._report_end()
             self._enter(Stage.ENDED)
 
     async def _read(self) -> None:
@@ -216,9 +214,14 @@ class SupervisedWorker:
         logger.warning("%s did not end in time and is killed", self)
         self._process.send_signal(signal.SIGKILL)
 
-    def describe_end(self) -> str:
-        """Say how it ended, for the log."""
-        return describe_status(self.status) if self.status is not None else "unknown"
+    def _report_end(self) -> None:
+        if self.status is None or self.stage is Stage.STARTING:
+            return  # we are cancelled, or its slot tells
+        if self.status == 0:
+            logger.info("%s has ended", self)
+        else:
+            verb = "has ended" if self.stage is Stage.ENDING else "has died"
+            logger.warning("%s %s (%s)", self, verb, describe_status(self.status))
 
 
 class Crew:

@@ -27,7 +27,7 @@ from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED, U
 from trioserve.process.launcher import describe_status
 from trioserve.process.log_setup import apply_logging
 from trioserve.process.processors import count_workers
-from trioserve.process.reloading import check_reload, find_restart_settings
+from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings
 from trioserve.process.signals import Intent, open_signals, render_task_tree
 from trioserve.process.slot import Bell, Generation, Slot
 from trioserve.process.sockets import open_next_sockets
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from trioserve.process.launcher import Launched, Launcher
     from trioserve.process.sockets import SocketSet
     from trioserve.process.supervised_worker import SupervisedWorker
+    from trioserve.process.systemd import Notifier
 
 MOST_WORKERS = 1024
 
@@ -57,6 +58,7 @@ class Supervisor:
         load: reads the configuration again; raises `ConfigError`.
         build_launcher: makes what starts the workers of a configuration.
         stop_asked: tells whether a signal to stop has come before Trio ran.
+        notifier: tells a service manager how we are.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Supervisor:
         load: Callable[[], LoadedConfig],
         build_launcher: Callable[[LoadedConfig, SocketSet], Launcher],
         stop_asked: Callable[[], bool],
+        notifier: Notifier,
     ) -> None:
         self._generation = generation
         self._next: Generation | None = None  # while it is being taken up
@@ -73,6 +76,7 @@ class Supervisor:
         self._load = load
         self._build_launcher = build_launcher
         self._stop_asked = stop_asked
+        self._notifier = notifier
         self._slots: list[Slot] = []
         self._urls: list[str] = []  # what has been announced
         self._introduced = False
@@ -82,6 +86,7 @@ class Supervisor:
         self._stops = 0
         self._stop_wanted = trio.Event()
         self._reload_wanted = Bell()
+        self._code_watch = CodeWatch(lambda: self._generation.loaded, self.reload)
         self._crew: Crew | None = None
         self._lives: trio.Nursery | None = None
         self._duties: trio.Nursery | None = None
@@ -99,6 +104,7 @@ class Supervisor:
                 self.stop()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow, intents, name="signals")
+                nursery.start_soon(self._notifier.feed_while, self._is_healthy, name="watchdog")
                 async with trio.open_nursery() as lives:
                     self._lives = lives
                     self._crew = Crew(lives)
@@ -119,6 +125,7 @@ class Supervisor:
                 self._open_slot(crew).adopt(launched)
             self._fit_slots(count_workers(config.process))
             self._duties.start_soon(self._reload_when_wanted, name="reloads")
+            self._duties.start_soon(self._code_watch.run, name="code")
             await self._stop_wanted.wait()
             self._duties.cancel_scope.cancel()
 
@@ -141,10 +148,15 @@ class Supervisor:
             self._exit_code = exit_code
             workers = len(self._crew.workers) if self._crew is not None else 0
             logger.info("stopping; workers, now %d, may finish", workers)
+            self._notifier.stopping()
             self._stop_wanted.set()
         else:
             logger.warning("stopping now")
             self._stop_now()
+
+    def _is_healthy(self) -> bool:
+        """Whether somebody serves, or the end has begun, which has bounds of its own."""
+        return self._stop_wanted.is_set() or any(slot.serving for slot in self._slots)
 
     def _stop_now(self) -> None:
         assert self._crew is not None
@@ -244,10 +256,12 @@ class Supervisor:
 
     def _announce(self, urls: list[str]) -> None:
         """Say where we serve, at the start and when it has changed."""
-        if urls != self._urls:
-            self._urls = urls
-            for url in urls:
-                logger.info("serving %s on %s", self._generation.loaded.config.app, url)
+        if urls == self._urls:
+            return
+        self._urls = urls
+        for url in urls:
+            logger.info("serving %s on %s", self._generation.loaded.config.app, url)
+        self._notifier.ready(f"serving on {', '.join(urls)}")
 
     # -- reloading -------------------------------------------------------------------------------------------------
 
@@ -259,12 +273,15 @@ class Supervisor:
         while True:
             await self._reload_wanted.wait()
             logger.info("reloading")
+            self._notifier.reloading()
             try:
                 loaded = check_reload(self._load(), self._generation.loaded)
                 await self._take_up(loaded)
             except (ConfigError, BindError) as error:
                 logger.error("not reloaded, nothing has changed: %s", error)
                 apply_logging(self._generation.loaded.config)
+            if self._urls:
+                self._notifier.ready(f"serving on {', '.join(self._urls)}")
 
     async def _take_up(self, loaded: LoadedConfig) -> None:
         """Go over to another configuration, or stay with this one."""
@@ -294,6 +311,8 @@ class Supervisor:
             self._generation.sockets.relisten(config.process.backlog)
         if former.process.workers != config.process.workers:
             self._fit_slots(count_workers(config.process))
+        if _what_is_watched(former) != _what_is_watched(config):
+            self._code_watch.restart()
         logger.info("reloaded; configuration: %s", self._generation.loaded.source or "no file")
         serving = next((slot for slot in self._slots if slot.serving), None)
         if serving is not None:
@@ -314,6 +333,11 @@ class Supervisor:
 
     def _find_slot_without(self, generation: Generation) -> Slot | None:
         return next((slot for slot in self._slots if slot.generation is not generation), None)
+
+
+def _what_is_watched(config: Config) -> tuple[object, ...]:
+    rules = (config.reload_dirs, config.reload_include, config.reload_exclude)
+    return (config.reload, config.app_dir, config.env_file, *rules)
 
 
 def _describe_failure(worker: SupervisedWorker) -> str:
