@@ -57,11 +57,18 @@ def tls(certificates: Path) -> tuple[str, str]:
     return "--tls-certificate", str(certificates / "both.pem")
 
 
-def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a program that has to be there on the project's own machines; nothing of it survives this call."""
-    if shutil.which(program) is None:
+def require(program: str) -> str:
+    """The path of a program that has to be there on the project's own machines; elsewhere the test is skipped."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
         missing = f"{program} is not installed"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    return path
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a program, see `require`; nothing of it survives this call."""
+    require(program)
     with subprocess.Popen(
         [program, *map(str, arguments)],
         stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ cannot be used is found before anything listens. All ways to the end meet in `fi
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
 from trioserve.process.preparation import prepare
 from trioserve.process.serving import Serving
 from trioserve.process.signals import INTENTS, Intent, open_signals
+from trioserve.process.systemd import Notifier
 from trioserve.process.title import check_title, set_title
 from trioserve.server.listeners import BindError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from trioserve.config import LoadedConfig
     from trioserve.process.app_loader import LoadedApp
+    from trioserve.server.server import Server
 
 __all__ = ["APPLICATION_FAILED", "CRASHED", "STOPPED", "BindError", "check", "run"]
 
@@ -51,9 +54,10 @@ def run(loaded: LoadedConfig) -> int:
         try:
             check_title(loaded.config)
             set_title(loaded.config, "server")
+            notifier = Notifier.from_environ(os.environ)
             application = prepare(loaded.config)
             latch.interrupts = False
-            trio.run(_serve, loaded, application, latch, deadline)
+            trio.run(_serve, loaded, application, latch, deadline, notifier)
             code = STOPPED
         except BaseException as error:
             code = find_exit_code(error, loaded.config)
@@ -72,21 +76,32 @@ def check(loaded: LoadedConfig) -> int:
 
 
 async def _serve(
-    loaded: LoadedConfig, application: LoadedApp, latch: _SignalLatch, deadline: ExitDeadline
+    loaded: LoadedConfig,
+    application: LoadedApp,
+    latch: _SignalLatch,
+    deadline: ExitDeadline,
+    notifier: Notifier,
 ) -> None:
     with open_signals() as intents:
         if latch.stop_asked:
             return
         async with trio.open_nursery() as nursery:
-            serving = Serving(loaded, application, deadline)
-            nursery.start_soon(_follow, intents, serving, name="signals")
+
+            def announce(server: Server) -> None:
+                notifier.ready(f"serving on {', '.join(server.urls)}")
+                nursery.start_soon(notifier.feed_while, lambda: True, name="watchdog")
+
+            serving = Serving(loaded, application, deadline, announce=announce)
+            nursery.start_soon(_follow, intents, serving, notifier, name="signals")
             await serving.run()
             nursery.cancel_scope.cancel()
     logger.info("stopped")
 
 
-async def _follow(intents: AsyncIterator[Intent], serving: Serving) -> None:
+async def _follow(intents: AsyncIterator[Intent], serving: Serving, notifier: Notifier) -> None:
     async for intent in intents:
+        if intent is Intent.STOP:
+            notifier.stopping()
         serving.follow(intent)
 
 
