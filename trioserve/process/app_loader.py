@@ -108,9 +108,17 @@ class LoadedApp:
         if interface == "asgi2":
             return adapt_asgi2(application)
         if interface == "wsgi":
-            from trioserve.wsgi import WsgiApplication  # who serves ASGI needs none of it
+            from trioserve.wsgi.application import (  # who serves ASGI needs none
+                SWITCH_INTERVAL,
+                WsgiApplication,
+            )
 
-            return WsgiApplication(application, threads=self.wsgi.threads, multiprocess=self.multiprocess)
+            return WsgiApplication(
+                application,
+                threads=self.wsgi.threads,
+                multiprocess=self.multiprocess,
+                switch_interval=SWITCH_INTERVAL,
+            )
         return cast("Application", application)
 
 

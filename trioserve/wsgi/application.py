@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from trioserve.wsgi.body import open_input
 from trioserve.wsgi.call import Call
 from trioserve.wsgi.environ import EnvironBuilder
-from trioserve.wsgi.error_stream import ErrorStream
 from trioserve.wsgi.threads import ThreadPool
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 64 * 1024
 """Bytes of a body that are received before a thread is taken."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds for `switch_interval` where the process serves nothing else."""
 
 
 class WsgiApplication:
@@ -72,7 +73,11 @@ class WsgiApplication:
         if kind == "http":
             call = await self._serve(scope, receive, send)
             if call is not None and call.failure is not None:
-                raise call.failure
+                failure, call.failure = call.failure, None
+                try:
+                    raise failure
+                finally:
+                    del failure  # it refers to this frame
         elif kind == "lifespan":
             await self._live(receive, send)
         elif kind == "websocket":
@@ -84,6 +89,7 @@ class WsgiApplication:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         pool = self._open_pool()
+        pool.users += 1
         interval = sys.getswitchinterval()
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
@@ -91,7 +97,9 @@ class WsgiApplication:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         finally:
-            pool.close()
+            pool.users -= 1
+            if not pool.users:
+                pool.close()
             if self._switch_interval is not None:
                 sys.setswitchinterval(interval)
         await send({"type": "lifespan.shutdown.complete"})
@@ -116,12 +124,12 @@ class WsgiApplication:
                 if parts is None:
                     return None  # there is nobody to answer
                 first, complete = parts
-                if complete and first:
-                    environ["CONTENT_LENGTH"] = str(len(first))  # of a chunked body, too
+                if complete and first and "CONTENT_LENGTH" not in environ:
+                    environ["CONTENT_LENGTH"] = str(len(first))  # for frameworks that read no more than that
         extensions = scope.get("extensions", {})
         call = Call(self.app, environ, pool, extensions, body_ended=complete)
         environ["wsgi.input"] = open_input(call, first, complete)
-        environ["wsgi.errors"] = ErrorStream()
+        environ["wsgi.errors"] = call.errors
         environ["trioserve.disconnected"] = call.is_disconnected
         if "http.response.early_hint" in extensions:
             environ["wsgi.early_hints"] = call.send_early_hints

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trioserve.asgi.errors import ApplicationError
 from trioserve.wsgi.bridge import Bridge
+from trioserve.wsgi.error_stream import ErrorStream
 from trioserve.wsgi.file_wrapper import FileWrapper, open_part
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Call(Bridge):
         body_ended: bool,
     ) -> None:
         super().__init__(pool, extensions.get("trioserve"), body_ended=body_ended)
-        self.environ = environ
+        self.environ: Environ | None = environ
+        self.errors = ErrorStream()
         self._app = app
         self._extensions = extensions
         self._context = contextvars.copy_context()
@@ -72,6 +74,7 @@ class Call(Bridge):
     def request_line(self) -> str:
         """See `Bridge`."""
         environ = self.environ
+        assert environ is not None
         line = f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}"
         return line.encode("ascii", "backslashreplace").decode()
 
@@ -87,9 +90,11 @@ class Call(Bridge):
             self.failure = RuntimeError(f"the application raised {error!r}")
             self.failure.__cause__ = error
         finally:
+            self.environ = None  # which has methods of ours
             self._end()
 
     def _call_application(self) -> None:
+        assert self.environ is not None
         iterable = self._app(self.environ, self.start_response)
         try:
             kind = type(iterable)
@@ -103,7 +108,7 @@ class Call(Bridge):
             close = getattr(iterable, "close", None)
             if close is not None:
                 close()
-            self.environ["wsgi.errors"].flush()
+            self.errors.flush()
 
     # -- the head --------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class ThreadPool(trio.abc.Instrument):
         size: how many there can be.
         closed: nothing can be run any more.
         stuck: how many run a job that everybody has given up.
+        users: how many servers close the threads together; for them to count.
 
     Args:
         size: how many threads; they start when they are needed.
@@ -72,6 +73,7 @@ class ThreadPool(trio.abc.Instrument):
         self.size = size
         self.closed = False
         self.stuck = 0
+        self.users = 0
         self._token_of_run = trio.lowlevel.current_trio_token()
         self._jobs: deque[Job] = deque()
         self._news: deque[Job] = deque()  # jobs with something to tell
