@@ -9,6 +9,7 @@ Invariant: the application runs in the task of its request, and a session that h
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from math import inf
 from typing import TYPE_CHECKING, Protocol
@@ -203,26 +204,27 @@ class WebSocketConnection:
 
     async def _end_cancelled(self, ending: Ending) -> None:
         """Tell the client of a cancelled session why, if it can still be told."""
-        session, transport = self.session, self._transport
-        session.outcome = ending.outcome
+        transport = self._transport
+        self.session.outcome = ending.outcome
         self.deadlines.clear()
-        told = False
-        with trio.move_on_after(OWED_ANSWER_TIMEOUT):
-            try:
-                if transport is None:
-                    if ending.status and session.phase in (SessionPhase.HANDSHAKE, SessionPhase.DENIAL_HELD):
-                        fields = [(b"retry-after", b"1")] if ending.status == 503 else []
-                        await session.answer(ending.status, ANSWERS[ending.status], fields)
-                    return
-                if ending in _LAST_WORDS and not self.gone:
-                    await self.close(*_LAST_WORDS[ending])
-                    told = True
-                    await transport.send_eof()
-                    await _discard_rest(transport)
-            except (*GONE, ClientDisconnected, trio.BusyResourceError):
-                pass
-        if transport is not None and not told:
+        told = transport is None  # then an answer of HTTP is owed, and its channel ends the rest
+        expected = (*GONE, ClientDisconnected, trio.BusyResourceError)
+        with trio.move_on_after(OWED_ANSWER_TIMEOUT), contextlib.suppress(*expected):
+            if transport is None:
+                await self._answer_owed(ending)
+            elif ending in _LAST_WORDS and not self.gone:
+                await self.close(*_LAST_WORDS[ending])
+                told = True
+                await transport.send_eof()
+                await _discard_rest(transport)
+        if not told:
             self.abort()
+
+    async def _answer_owed(self, ending: Ending) -> None:
+        """Refuse a handshake whose application was cancelled before it had decided."""
+        if ending.status and self.session.phase in (SessionPhase.HANDSHAKE, SessionPhase.DENIAL_HELD):
+            fields = [(b"retry-after", b"1")] if ending.status == 503 else []
+            await self.session.answer(ending.status, ANSWERS[ending.status], fields)
 
     # -- the handshake, and its refusal ---------------------------------------------------------------------------
 

@@ -128,10 +128,10 @@ class WebSocketWriter:
     def send_answers(self) -> None:
         """Send what the machine answers by itself: the latest pongs, the echo of a close."""
         transport = self.transport
-        if self.busy or transport is None or (self._connection.gone and self._connection.vanished):
+        if self.busy or transport is None:
             return
         data = self._machine.data_to_send()
-        if data:
+        if data and not self._connection.vanished:
             self._send_soon(transport, data)
 
     def send_ping(self) -> None:
