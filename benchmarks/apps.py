@@ -1,4 +1,4 @@
-"""The ASGI applications that every server serves, as small as the specification allows.
+"""The applications that every server serves, as small as ASGI or WSGI allows.
 
 They do no work of their own, so that what is measured is the server. Each answers one path and one method;
 none looks at the request beyond what its case needs.
@@ -6,7 +6,7 @@ none looks at the request beyond what its case needs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 Scope = dict[str, Any]
@@ -96,6 +96,14 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await _lifespan(receive, send)
 
 
+def wsgi_hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The small answer as WSGI has it: a list of one item."""
+    start_response(
+        "200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(_HELLO)))]
+    )
+    return [_HELLO]
+
+
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
@@ -107,6 +115,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 # The content of each answer as a piece and how often it comes.
 _ANSWERS = {
     "hello": (_HELLO, 1),
+    "wsgi_hello": (_HELLO, 1),
     "download": (CHUNK, CHUNKS),
     "large_download": (CHUNK, 10 * CHUNKS),
     "upload": (b"%d\n" % BODY_SIZE, 1),

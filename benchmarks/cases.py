@@ -33,6 +33,8 @@ _STREAMS = Http2Load(connections=8, streams=16, requests=10_000)
 # The window is about what browsers announce, so the server meets its end and waits for more.
 _ONE_STREAM = Http2Load(connections=1, streams=1, requests=2, window=24)
 
+_WSGI = Setting("wsgi_hello")
+
 _ECHO = Setting("echo")
 _SMALL_MESSAGES = WebSocketLoad(connections=32, size=100, messages=10_000)
 _MESSAGES = WebSocketLoad(connections=32, size=10_000, messages=5_000)
@@ -40,6 +42,7 @@ _MESSAGES = WebSocketLoad(connections=32, size=10_000, messages=5_000)
 _OURS = "trioserve httptools"
 _OURS_H11 = "trioserve h11"
 _OURS_HTTP2 = "trioserve http2"
+_OURS_WSGI = "trioserve wsgi"
 _UVICORN = "uvicorn uvloop httptools"
 _UVICORN_H11 = "uvicorn asyncio h11"
 _UVICORN_WSPROTO = "uvicorn uvloop wsproto"
@@ -82,6 +85,8 @@ CASES = (
     Case("http2-download", _OURS_HTTP2, _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, 0.70),
     _websocket("websocket-100", _OURS, _UVICORN_WSPROTO, _SMALL_MESSAGES, 0.80),
     _websocket("websocket-10k", _OURS, _UVICORN_WSPROTO, _MESSAGES, 0.80),
+    Case("wsgi-uvicorn", _OURS_WSGI, "uvicorn wsgi", _WSGI, Load(64), 0.75),
+    Case("wsgi-gunicorn", _OURS_WSGI, "gunicorn gthread", _WSGI, Load(64), 0.75),
     Case("memory-idle", _OURS, _UVICORN, _IDLE, target=1.0, measure="memory"),
     Case("start", _OURS, _UVICORN, _HELLO, target=1.2, measure="start"),
     Case("peer-granian", "granian", _UVICORN, _HELLO, Load(64), reference=True),
@@ -101,6 +106,10 @@ CASES = (
     _websocket("peer-websocket-100", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _SMALL_MESSAGES),
     _websocket("peer-websocket-10k", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _MESSAGES),
     _websocket("peer-websocket-granian", "granian", _UVICORN_WSPROTO, _SMALL_MESSAGES),
+    Case("wsgi-waitress", _OURS_WSGI, "waitress", _WSGI, Load(64), reference=True),
+    Case("wsgi-cheroot", _OURS_WSGI, "cheroot", _WSGI, Load(64), reference=True),
+    Case("wsgi-granian", _OURS_WSGI, "granian wsgi", _WSGI, Load(64), reference=True),
+    Case("peer-wsgi", "gunicorn gthread", "uvicorn wsgi", _WSGI, Load(64), reference=True),
     Case("peer-http2-hypercorn", "hypercorn trio", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
     Case("peer-http2-granian", "granian http2", _HYPERCORN, _HTTP2, _STREAMS, reference=True),
     Case("peer-http2-download", "granian http2", _HYPERCORN, _HTTP2_DOWNLOAD, _ONE_STREAM, reference=True),

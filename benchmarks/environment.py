@@ -20,7 +20,7 @@ REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
 PREFERRED = "3.13"
 
 _IDENTIFY = "import sys; print(sys.executable); print('%d.%d' % sys.version_info[:2])"
-_PACKAGES = "trioserve uvicorn uvloop httptools h11 granian hypercorn trio wsproto websockets"
+_PACKAGES = "trioserve uvicorn uvloop httptools h11 granian hypercorn trio wsproto websockets gunicorn waitress cheroot"
 _VERSIONS = f"""
 import importlib.metadata as metadata
 def version(name):

@@ -135,6 +135,28 @@ def _hypercorn(name: str, worker_class: str) -> Server:
     )
 
 
+def _gunicorn(name: str, *options: str) -> Server:
+    return Server(
+        name,
+        ("gunicorn", "{app}", "--bind", "127.0.0.1:{port}", "--workers", "1", *options),
+        access_log_off=(),
+        access_log_on=("--access-logfile", "-"),
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
+        keep_alive=("--keep-alive", "75"),
+    )
+
+
+def _small(name: str, *command: str) -> Server:
+    """A server that is measured without access log and TLS alone."""
+    return Server(name, command, access_log_off=(), access_log_on=(), tls=())
+
+
+WSGI_THREADS = "8"
+"""Of every server that can be told; Uvicorn has 10."""
+_GTHREAD = ("--worker-class", "gthread", "--threads", WSGI_THREADS)
+_LISTEN = ("--host", "127.0.0.1", "--port", "{port}")
+_GRANIAN_WSGI = ("--interface", "wsgi", "--workers", "1", "--blocking-threads", WSGI_THREADS)
+
 SERVERS = {
     server.name: server
     for server in (
@@ -155,6 +177,12 @@ SERVERS = {
         ),
         _granian("granian", "1"),
         _granian("granian http2", "2"),
+        _trioserve("trioserve wsgi", "--http1-parser", "httptools", "--wsgi-threads", WSGI_THREADS),
+        _uvicorn("uvicorn wsgi", "--loop", "uvloop", "--http", "httptools", "--interface", "wsgi"),
+        _gunicorn("gunicorn gthread", *_GTHREAD),
+        _small("waitress", "waitress", "--listen", "127.0.0.1:{port}", "--threads", WSGI_THREADS, "{app}"),
+        _small("cheroot", "cheroot", "{app}", "--bind", "127.0.0.1:{port}", "--threads", WSGI_THREADS),
+        _small("granian wsgi", "granian", "{app}", *_LISTEN, *_GRANIAN_WSGI, "--no-access-log"),
         _hypercorn("hypercorn trio", "trio"),
         _hypercorn("hypercorn uvloop", "uvloop"),
     )
