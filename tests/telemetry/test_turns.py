@@ -179,7 +179,7 @@ def test_a_process_that_dies_in_its_turn_gives_it_up(pipe):
     while writer.waiting:
         received += os.read(reading, 65536)
         writer.write(b"")
-    assert (received + os.read(reading, 65536)).endswith(b"awaits\n")
+    assert (received + os.read(reading, 65536)).endswith(b"waits\n")
 
 
 def test_a_forked_process_writes_nothing_of_its_parent_and_has_no_turn(pipe):

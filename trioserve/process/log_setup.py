@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trioserve.process.privileges import find_identity
 from trioserve.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 
 def apply_logging(config: Config) -> None:
-    """Send the error log where the settings want it; raises `ConfigError`."""
+    """Send the error log where the settings want it; raises `ConfigError`.
+
+    A file that root opens is given to the user of the workers, who append to it and open it again.
+    """
     settings = config.logging
+    owner = find_identity(config.process).owner
     key = "config" if settings.config is not None else "file"
     try:
         configure_logging(
@@ -24,6 +29,7 @@ def apply_logging(config: Config) -> None:
             colour=settings.colour,
             file=settings.file,
             config=settings.config,
+            owner=owner,
         )
     except OSError as error:
         raise settings.refuse(key, f"{getattr(settings, key)}: {error.strerror or error}") from None

@@ -8,23 +8,39 @@ application run. The steps change the whole process; each is a function of its o
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trioserve.process.app_loader import load_app
 from trioserve.process.env_file import apply_env_file
 from trioserve.process.log_setup import apply_logging
-from trioserve.process.privileges import take_identity
+from trioserve.process.privileges import find_identity, take_identity
 from trioserve.protocols.http1 import machine_class
 from trioserve.server.server import build_ssl_context
 from trioserve.telemetry.access_log import AccessLog
 
 if TYPE_CHECKING:
+    import ssl
+
     from trioserve.config import Config
     from trioserve.process.app_loader import LoadedApp
 
 
-def prepare(config: Config, *, privileged: bool = True) -> LoadedApp:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What `prepare` has made. A fork can use it.
+
+    Args:
+        application: it has been imported.
+        ssl_context: for the binds with TLS; None without TLS.
+    """
+
+    application: LoadedApp
+    ssl_context: ssl.SSLContext | None
+
+
+def prepare(config: Config, *, privileged: bool = True) -> Prepared:
     """Do all of it, and import the application.
 
     Args:
@@ -36,21 +52,24 @@ def prepare(config: Config, *, privileged: bool = True) -> LoadedApp:
         AppLoadError: the application cannot be loaded.
     """
     apply_logging(config)
-    check_files(config)
+    ssl_context = check_files(config)
     read_env_file(config)
     if privileged:
         take_identity(config.process)
     check_access_log(config)
-    return load_application(config)
+    return Prepared(load_application(config), ssl_context)
 
 
-def check_files(config: Config) -> None:
-    """Find out whether certificates and parser can be used; raises `ConfigError`. Changes nothing."""
-    build_ssl_context(config)
+def check_files(config: Config) -> ssl.SSLContext | None:
+    """Find out whether certificates and parser can be used; raises `ConfigError`. Changes nothing.
+
+    Returns the TLS context of the certificates, None without TLS.
+    """
     try:
         machine_class(config.http1.parser)
     except ImportError as error:
         raise config.http1.refuse("parser", str(error)) from None
+    return build_ssl_context(config)
 
 
 def check_access_log(config: Config) -> None:
@@ -58,8 +77,11 @@ def check_access_log(config: Config) -> None:
     settings = config.logging
     if settings.access == "off":
         return
+    owner = find_identity(
+        config.process
+    ).owner  # a check by root must not make a file that workers cannot use
     try:
-        AccessLog(settings.access, settings.access_format or settings.format).close()
+        AccessLog(settings.access, settings.access_format or settings.format, owner=owner).close()
     except ValueError as error:
         raise settings.refuse("access_format", str(error)) from None
     except OSError as error:

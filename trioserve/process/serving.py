@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 from enum import Enum
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,8 @@ from trioserve.process.exit_deadline import HURRIED_MARGIN, STOP_MARGIN, ExitDea
 from trioserve.process.signals import Intent, render_task_tree
 from trioserve.protocols.http1 import machine_class
 from trioserve.server.context import Timeouts
-from trioserve.server.server import Server, serve, serve_listeners
-from trioserve.telemetry.logs import reopen_logs
+from trioserve.server.server import Server, serve_listeners
+from trioserve.telemetry.logs import flush_logs, reopen_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from trioserve.config import LoadedConfig
     from trioserve.process.app_loader import LoadedApp
     from trioserve.server.listeners import Listener
+
+FLUSH_INTERVAL = 1.0
+"""Seconds between two attempts to write what a slow reader of the error log has left."""
 
 logger = logging.getLogger("trioserve")
 
@@ -54,8 +56,9 @@ class Serving:
         loaded: the configuration.
         application: what is served.
         deadline: bounds the end of the process.
-        listeners: open ones; None = those of the configuration are opened.
+        listeners: where connections are accepted; they are closed when the server drains.
         announce: called with the server when connections are accepted.
+        level: of the lines that say what a user of this process alone wants to know.
     """
 
     def __init__(
@@ -63,16 +66,17 @@ class Serving:
         loaded: LoadedConfig,
         application: LoadedApp,
         deadline: ExitDeadline,
-        listeners: Sequence[Listener] | None = None,
-        announce: Callable[[Server], object] | None = None,
+        listeners: Sequence[Listener],
+        announce: Callable[[Server], object],
+        level: int = logging.DEBUG,
     ) -> None:
         self._config = loaded.config
         self._source = loaded.source
         self._application = application
         self._deadline = deadline
         self._announce = announce
-        self._serve = serve if listeners is None else partial(serve_listeners, listeners=listeners)
-        self._level = logging.INFO if listeners is None else logging.DEBUG
+        self._listeners = listeners
+        self._level = level
         self._timeouts = Timeouts.of(loaded.config.timeouts)
         self._phase = _Phase.OPENING
         self._server: Server | None = None
@@ -86,11 +90,12 @@ class Serving:
         Raises:
             AppLoadError: the application could not be built, or not in time.
         """
-        self._whole.deadline = min(
-            self._whole.deadline, trio.current_time() + self._timeouts.lifespan_startup
-        )
-        with self._whole:
-            await self._run()
+        self._whole.deadline = trio.current_time() + self._timeouts.lifespan_startup
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_flushing, name="error log")
+            with self._whole:
+                await self._run()
+            nursery.cancel_scope.cancel()
         if self._whole.cancelled_caught and not self._stops:
             self._report_timeout()
 
@@ -99,7 +104,7 @@ class Serving:
             self._whole.deadline = inf
             self._phase = _Phase.STARTING
             with self._serving:
-                await self._serve(application, self._config, task_status=self)
+                await serve_listeners(application, self._config, self._listeners, task_status=self)
             self._phase = _Phase.CLOSING
             grace = HURRIED_SHUTDOWN if self._stops > 1 else self._timeouts.lifespan_shutdown
             self._whole.deadline = trio.current_time() + grace
@@ -126,8 +131,7 @@ class Serving:
         # What is there now stays until the end: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        if self._announce is not None:
-            self._announce(server)
+        self._announce(server)
 
     # -- what others ask for ---------------------------------------------------------------------------------------
 
@@ -179,3 +183,9 @@ class Serving:
         if self._server is not None:
             self._server.reopen_logs()
         logger.log(self._level, "log files were opened again")
+
+
+async def _keep_flushing() -> None:
+    while True:
+        await trio.sleep(FLUSH_INTERVAL)
+        flush_logs()

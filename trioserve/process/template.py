@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group, and the imports below take a while.
@@ -28,12 +27,9 @@ from trioserve.process import worker_process
 from trioserve.process.control import Assignment, Failed, receive_assignment, send_message
 from trioserve.process.ending import find_exit_code, summarise
 from trioserve.process.exit_codes import CRASHED, UNUSABLE
-from trioserve.process.preparation import prepare
+from trioserve.process.preparation import Prepared, prepare
 from trioserve.process.template_launcher import REPORT, REQUEST
 from trioserve.process.title import set_title
-
-if TYPE_CHECKING:
-    from trioserve.process.app_loader import LoadedApp
 
 logger = logging.getLogger("trioserve")
 
@@ -58,7 +54,7 @@ def main(sock: socket.socket) -> int:
     born = template.run()
     if born is None:
         return 0
-    return worker_process.main(born.control, template.application, born.assignment)
+    return worker_process.main(born.control, template.prepared, born.assignment)
 
 
 class _Birth:
@@ -78,7 +74,7 @@ class _Template:
     """
 
     def __init__(self, sock: socket.socket, assignment: Assignment) -> None:
-        self.application: LoadedApp | None = None
+        self.prepared: Prepared | None = None
         self._sock = sock
         self._assignment = assignment
         self._failure: tuple[int, str] | None = None  # exit status and reason
@@ -89,7 +85,7 @@ class _Template:
         """Prepare everything and import the application; a failure is told to all who ask for workers."""
         config = self._assignment.loaded.config
         try:
-            self.application = prepare(config)
+            self.prepared = prepare(config)
         except BaseException as error:
             self._failure = _judge(error, self._assignment), summarise(error)
         # What is there now is shared by all workers: a collection would write to it, and so copy it.

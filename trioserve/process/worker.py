@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,9 +18,11 @@ import trio
 from trioserve.process.ending import find_exit_code
 from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
+from trioserve.process.log_setup import apply_logging
 from trioserve.process.preparation import prepare
 from trioserve.process.serving import Serving
 from trioserve.process.signals import INTENTS, Intent, open_signals
+from trioserve.process.sockets import open_sockets
 from trioserve.process.systemd import Notifier
 from trioserve.process.title import check_title, set_title
 from trioserve.server.listeners import BindError
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from trioserve.config import LoadedConfig
-    from trioserve.process.app_loader import LoadedApp
+    from trioserve.process.preparation import Prepared
+    from trioserve.process.sockets import SocketSet
     from trioserve.server.server import Server
 
 __all__ = ["APPLICATION_FAILED", "CRASHED", "STOPPED", "BindError", "check", "run"]
@@ -50,14 +54,18 @@ def run(loaded: LoadedConfig) -> int:
         BindError: an address cannot be had.
     """
     deadline = ExitDeadline()
-    with _latch_signals() as latch:
+    with _latch_signals() as latch, ExitStack() as stack:
         try:
             check_title(loaded.config)
             set_title(loaded.config, "server")
+            apply_logging(loaded.config)
             notifier = Notifier.from_environ(os.environ)
-            application = prepare(loaded.config)
+            # Before the privileges go that a port below 1024 needs.
+            sockets = open_sockets(loaded.config)
+            stack.callback(sockets.close)
+            prepared = prepare(loaded.config)
             latch.interrupts = False
-            trio.run(_serve, loaded, application, latch, deadline, notifier)
+            trio.run(_Alone(loaded, prepared, sockets, deadline, notifier).serve, latch)
             code = STOPPED
         except BaseException as error:
             code = find_exit_code(error, loaded.config)
@@ -75,34 +83,56 @@ def check(loaded: LoadedConfig) -> int:
     return STOPPED
 
 
-async def _serve(
-    loaded: LoadedConfig,
-    application: LoadedApp,
-    latch: _SignalLatch,
-    deadline: ExitDeadline,
-    notifier: Notifier,
-) -> None:
-    with open_signals() as intents:
-        if latch.stop_asked:
-            return
-        async with trio.open_nursery() as nursery:
+class _Alone:
+    """The task tree of a process on its own.
 
-            def announce(server: Server) -> None:
-                notifier.ready(f"serving on {', '.join(server.urls)}")
-                nursery.start_soon(notifier.feed_while, lambda: True, name="watchdog")
+    Args:
+        loaded: the configuration.
+        prepared: the application and the certificates.
+        sockets: where it listens.
+        deadline: bounds the end of the process.
+        notifier: tells a service manager.
+    """
 
-            serving = Serving(loaded, application, deadline, announce=announce)
-            nursery.start_soon(_follow, intents, serving, notifier, name="signals")
-            await serving.run()
-            nursery.cancel_scope.cancel()
-    logger.info("stopped")
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        prepared: Prepared,
+        sockets: SocketSet,
+        deadline: ExitDeadline,
+        notifier: Notifier,
+    ) -> None:
+        secure = [listener for each in sockets.secure for listener in each.listeners]
+        insecure = [listener for each in sockets.insecure for listener in each.listeners]
+        listeners = [*(replace(each, ssl_context=prepared.ssl_context) for each in secure), *insecure]
+        self._serving = Serving(
+            loaded, prepared.application, deadline, listeners, self._announce, level=logging.INFO
+        )
+        self._notifier = notifier
+        self._nursery: trio.Nursery | None = None
 
+    async def serve(self, latch: _SignalLatch) -> None:
+        """Serve until the end, unless a signal to stop has come already."""
+        with open_signals() as intents:
+            if latch.stop_asked:
+                return
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._follow, intents, name="signals")
+                await self._serving.run()
+                nursery.cancel_scope.cancel()
+        logger.info("stopped")
 
-async def _follow(intents: AsyncIterator[Intent], serving: Serving, notifier: Notifier) -> None:
-    async for intent in intents:
-        if intent is Intent.STOP:
-            notifier.stopping()
-        serving.follow(intent)
+    def _announce(self, server: Server) -> None:
+        assert self._nursery is not None
+        self._notifier.ready(f"serving on {', '.join(server.urls)}")
+        self._nursery.start_soon(self._notifier.feed_while, lambda: True, name="watchdog")
+
+    async def _follow(self, intents: AsyncIterator[Intent]) -> None:
+        async for intent in intents:
+            if intent is Intent.STOP:
+                self._notifier.stopping()
+            self._serving.follow(intent)
 
 
 class _SignalLatch:

@@ -30,20 +30,20 @@ from trioserve.process.ending import find_exit_code, summarise
 from trioserve.process.exit_codes import STOPPED, UNUSABLE
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
 from trioserve.process.heartbeat import send_beats
-from trioserve.process.preparation import prepare
+from trioserve.process.preparation import Prepared, prepare
 from trioserve.process.retirement import Retirement
 from trioserve.process.serving import Serving
 from trioserve.process.signals import Intent, open_signals
 from trioserve.process.stacks import register_stacks
 from trioserve.process.title import set_title
 from trioserve.server.listeners import BindError, Listener, build_listener
-from trioserve.server.server import Server, build_ssl_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from trioserve.process.app_loader import LoadedApp
     from trioserve.process.control import Assignment
+    from trioserve.server.server import Server
 
 OWN_SIGNALS = {
     signal.SIGTERM: Intent.STOP,
@@ -58,14 +58,12 @@ _PEEK_SIZE = 65536
 logger = logging.getLogger("trioserve")
 
 
-def main(
-    sock: socket.socket, application: LoadedApp | None = None, assignment: Assignment | None = None
-) -> int:
+def main(sock: socket.socket, prepared: Prepared | None = None, assignment: Assignment | None = None) -> int:
     """Be a worker until the end, in the main thread of a process that is about to end.
 
     Args:
         sock: the worker's end of the control socket.
-        application: what a parent has prepared, and became another user for; None = all of that is done here.
+        prepared: what a parent has prepared, which became another user for it; None = that is done here.
         assignment: what to do; None = it is waiting in `sock`.
 
     Returns the exit status. Threads that are left then have a few seconds.
@@ -77,7 +75,7 @@ def main(
             assignment = assignment or receive_assignment(sock)
         except (EOFError, OSError):
             return STOPPED  # nobody wants us any more
-        status = _WorkerProcess(assignment, sock, deadline, early).run(application)
+        status = _WorkerProcess(assignment, sock, deadline, early).run(prepared)
     deadline.set(EXIT_GRACE, status)
     return status
 
@@ -103,17 +101,19 @@ class _WorkerProcess:
         self._channel: ControlChannel | None = None
         self._ready = False
 
-    def run(self, application: LoadedApp | None) -> int:
+    def run(self, prepared: Prepared | None) -> int:
         """Prepare and serve; returns the exit status, with the reason logged and told."""
         try:
             listening = self._take_over()
             self._early.begin(self._sock)
             set_title(self._config, f"worker {self._assignment.slot}")
-            if application is None:
-                application = prepare(self._config)
-            listeners = self._build_listeners(listening)
+            prepared = prepared or prepare(self._config)
+            listeners = [
+                build_listener(sock, parse_bind(bind), None if insecure else prepared.ssl_context)
+                for sock, bind, insecure in listening
+            ]
             self._early.end()
-            trio.run(self._serve, application, listeners)
+            trio.run(self._serve, prepared.application, listeners)
         except BaseException as error:
             self._early.end()
             status = self._conclude(error)
@@ -134,13 +134,6 @@ class _WorkerProcess:
             sock.set_inheritable(False)
             found.append((sock, inherited.bind, inherited.insecure))
         return found
-
-    def _build_listeners(self, listening: list[tuple[socket.socket, str, bool]]) -> list[Listener]:
-        context = build_ssl_context(self._config)
-        return [
-            build_listener(sock, parse_bind(bind), None if insecure else context)
-            for sock, bind, insecure in listening
-        ]
 
     def _conclude(self, error: BaseException) -> int:
         try:

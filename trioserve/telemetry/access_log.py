@@ -101,6 +101,7 @@ class AccessLog:
         sink: "-" for standard output, a path, or the number of an open descriptor (which is not closed).
         format: "text", "json", or a format with atoms (see `access_format.ATOMS`).
         clock: seconds since the epoch, for the time stamps.
+        owner: user and group that a file is given to, by a process that may.
 
     Raises:
         ValueError: the format has an unknown atom.
@@ -115,9 +116,10 @@ class AccessLog:
         format: str = "text",  # noqa: A002
         *,
         clock: Callable[[], float] = time.time,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         self._render = compile_format(format, clock)
-        self._writer = LineWriter(sink)
+        self._writer = LineWriter(sink, owner=owner)
         self._lines: list[str] = []
         self._characters = 0
 
