@@ -469,11 +469,13 @@ class TestFileWrapper:
             return [b"quick"]
 
         (tmp_path / "file").write_bytes(bytes(5_000_000))
-        async with open_wsgi(app, threads=1, validate=False) as server:
-            async with server.raw_client() as slow:
-                await slow.send(GET.replace(b"/ ", b"/file "))
-                await slow.receive_some()
-                assert (await respond(server)).body == b"quick"
+        async with (
+            open_wsgi(app, threads=1, validate=False) as server,
+            server.raw_client(lockstep=True) as slow,
+        ):
+            await slow.send(GET.replace(b"/ ", b"/file "))
+            await slow.receive_some()
+            assert (await respond(server)).body == b"quick"
 
     async def test_an_iterable_around_it_is_read(self, open_wsgi, tmp_path):
         def app(environ, start_response):

@@ -54,7 +54,7 @@ class EnvironBuilder:
         environ["QUERY_STRING"] = query
         raw_path = scope.get("raw_path")
         path = scope["path"]
-        if facts[2] or raw_path is None or path.encode("latin-1", "replace") != raw_path:
+        if facts[2] or path.encode("latin-1", "replace") != raw_path or path[:1] != "/":
             environ["PATH_INFO"] = _render_path(path, raw_path, facts[2]) or ("" if facts[2] else "/")
         else:
             environ["PATH_INFO"] = path
