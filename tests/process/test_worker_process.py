@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +14,10 @@ import time
 import pytest
 
 from tests.server_process import PATIENCE, clean_environment, get, read_all, send_request
-from trioserve.config import Config, LoadedConfig
+from trioserve.config import Config, LoadedConfig, ProcessSettings, TimeoutSettings
 from trioserve.process import control
-from trioserve.process.control import Assignment, Beat, Command, InheritedSocket, Order, Ready
+from trioserve.process.control import Assignment, Beat, Command, Failed, InheritedSocket, Order, Ready, Retire
+from trioserve.process.stacks import STACKS_SIGNAL
 
 APP = """
     import os, subprocess, sys, threading, time
@@ -79,7 +82,7 @@ def write_app(directory, source):
 class Worker:
     """A worker process, and the supervisor's end of its control socket, which this test holds."""
 
-    def __init__(self, directory, *, slot=1, assign=True, stacks=-1, **options):
+    def __init__(self, directory, *, slot=1, assign=True, stacks=-1, closed=False, **options):
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
         self._received = b""
@@ -88,8 +91,9 @@ class Worker:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(PATIENCE)
         fds = [fd for fd in (theirs.fileno(), self.listening.fileno(), stacks) if fd >= 0]
+        command = [sys.executable, "-m", "trioserve.process.worker_process", str(theirs.fileno())]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trioserve.process.worker_process", str(theirs.fileno())],
+            ["sh", "-c", f'exec "$0" "$@" {"<&- >&- 2>&-" if closed else ""}', *command],
             cwd=directory,
             env=clean_environment(),
             pass_fds=fds,
@@ -207,3 +211,248 @@ def test_the_end_of_the_control_socket_drains(directory):
         assert worker.wait() == 0
     assert len([line for line in worker.lines if "the supervisor is gone" in line]) == 1
     assert worker.lines[-1] == "lifespan shutdown"
+
+
+# -- starting ------------------------------------------------------------------------------------------------------
+
+START_FAILURES = {
+    "import": ("1 / 0", "importing 'main' failed: ZeroDivisionError: division by zero", 3),
+    "lifespan": (
+        "async def app(scope, receive, send):\n    await receive()\n    raise LookupError('no database')",
+        "the application failed to start",
+        3,
+    ),
+    "nothing": ("", "no attribute 'app' for 'main:app'", 3),
+}
+
+
+@pytest.mark.parametrize("name", START_FAILURES)
+def test_an_application_that_cannot_start_is_told_in_one_line(tmp_path, name):
+    source, reason, status = START_FAILURES[name]
+    write_app(tmp_path, source)
+    with Worker(tmp_path) as worker:
+        assert worker.receive() == Failed(reason)
+        assert worker.receive() is None
+        assert worker.wait() == status
+    assert any(reason in line for line in worker.lines)
+
+
+def test_a_setting_that_cannot_be_used_is_told_and_logged(directory):
+    (directory / "bad.env").write_text("A")
+    with Worker(directory, env_file=str(directory / "bad.env")) as worker:
+        assert "bad.env: line 1: expected NAME=value" in worker.receive_of(Failed).reason
+        assert worker.wait() == 2
+    assert len([line for line in worker.lines if "critical" in line and "bad.env" in line]) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 3, 100])
+def test_an_assignment_that_is_cut_short_ends_it_quietly(directory, cut):
+    with Worker(directory, assign=False) as worker:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            control.send_assignment(ours, Assignment(LoadedConfig(Config(app="main:app"), None), (), 1))
+            worker.control.sendall(theirs.recv(65536)[:cut])
+        worker.control.close()
+        assert worker.wait() == 0
+    assert worker.lines == []
+
+
+SLOW_STARTS = {
+    "import": "tell(); time.sleep(60)",
+    "lifespan": """
+        async def app(scope, receive, send):
+            await receive()
+            tell()
+            await trio.sleep_forever()
+    """,
+    "stubborn import": """
+        try:
+            tell(); time.sleep(60)
+        except BaseException:
+            pass
+        async def app(scope, receive, send):
+            raise NotImplementedError
+    """,
+}
+TELL = """
+import sys, time, trio
+def tell():
+    print("waiting", file=sys.stderr, flush=True)
+"""
+ENDS = {
+    "drain": lambda worker: worker.order(Order.DRAIN),
+    "stop now": lambda worker: worker.order(Order.STOP_NOW),
+    "end of file": lambda worker: worker.control.close(),
+    "SIGTERM": lambda worker: worker.process.send_signal(signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", SLOW_STARTS)
+def test_a_start_that_takes_long_can_be_ended(tmp_path, name, end):
+    write_app(tmp_path, TELL + textwrap.dedent(SLOW_STARTS[name]))
+    with Worker(tmp_path) as worker:
+        worker.wait_for_line("^waiting$")
+        ENDS[end](worker)
+        assert worker.wait() == 0
+    assert "Traceback" not in worker.errors
+
+
+def test_orders_that_are_not_to_stop_do_not_interrupt_the_import(tmp_path):
+    source = """
+        import os, select, sys, time
+        print("waiting", file=sys.stderr, flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    """
+    write_app(tmp_path, textwrap.dedent(source) + textwrap.dedent(APP))
+    with Worker(tmp_path) as worker:
+        worker.wait_for_line("^waiting$")
+        worker.order(Order.REOPEN_LOGS)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1):
+            worker.process.send_signal(number)
+        (tmp_path / "go").touch()
+        worker.receive_of(Ready)
+        assert get(worker.url) == (200, b"hello")
+        worker.order(Order.DRAIN)
+        assert worker.wait() == 0
+
+
+# -- signals and orders --------------------------------------------------------------------------------------------
+
+
+def test_signals_that_are_the_supervisors_do_nothing_and_reach_no_subprocess(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+            worker.process.send_signal(number)
+        worker.receive_of(Beat)
+        answer = get(worker.url, "/signals")[1]
+        ignored = int(answer.split()[1], 16)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM):
+            assert not ignored >> (number - 1) & 1
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert "stopping; running requests, now 0" in worker.errors
+
+
+def test_a_second_sigterm_stops_now(directory):
+    with Worker(directory, timeouts=TimeoutSettings(graceful=0)) as worker:
+        worker.receive_of(Ready)
+        request = send_request(worker.url, "/endless")
+        worker.wait_for_line("endless began")
+        worker.process.send_signal(signal.SIGTERM)
+        worker.wait_for_line("stopping; running requests, now 1")
+        worker.process.send_signal(signal.SIGTERM)
+        assert read_all(request).startswith(b"HTTP/1.1 503 ")
+        assert worker.wait() == 0
+
+
+def test_a_thousand_orders_at_once(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        for _ in range(1000):
+            worker.order(Order.REOPEN_LOGS)
+        for _ in range(10):
+            worker.order(Order.DUMP_TASKS)
+        worker.receive_of(Beat)
+        assert get(worker.url) == (200, b"hello")
+        worker.control.sendall((control._encoder.encode(Command(Order.DRAIN)) + b"\n") * 1000)
+        assert worker.wait() == 0
+    assert len([line for line in worker.lines if "stopping; " in line]) == 1
+    assert len([line for line in worker.lines if "tasks of this process" in line]) == 10
+
+
+def test_what_is_no_order_counts_as_the_end(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        worker.control.sendall(b"\xff\x00nonsense\n")
+        assert worker.wait() == 0
+    assert "the supervisor is gone" in worker.errors
+
+
+def test_limits_ask_for_a_successor_once_and_serving_goes_on(directory):
+    with Worker(directory, process=ProcessSettings(max_requests=2)) as worker:
+        worker.receive_of(Ready)
+        for _ in range(2):
+            assert get(worker.url) == (200, b"hello")
+        assert worker.receive_of(Retire) == Retire("it has served 2 requests")
+        assert get(worker.url) == (200, b"hello")
+        for _ in range(2):
+            assert isinstance(worker.receive(), Beat)
+        worker.order(Order.DRAIN)
+        assert worker.wait() == 0
+
+
+def test_it_writes_its_stacks_while_its_loop_is_blocked(directory):
+    reading, writing = os.pipe()
+    with Worker(directory, stacks=writing) as worker:
+        os.close(writing)
+        worker.receive_of(Ready)
+        request = send_request(worker.url, "/block")
+        worker.wait_for_line("^blocks$")
+        worker.process.send_signal(STACKS_SIGNAL)
+        text = ""
+        while "main.py" not in text:
+            text += os.read(reading, 65536).decode()
+        worker.process.kill()
+        worker.process.wait()
+        request.close()
+    os.close(reading)
+
+
+# -- what an application leaves behind -----------------------------------------------------------------------------
+
+
+def test_nothing_inherited_reaches_the_applications_subprocesses(directory):
+    reading, writing = os.pipe()
+    with Worker(directory, stacks=writing) as worker:
+        os.close(writing)
+        worker.receive_of(Ready)
+        assert get(worker.url, "/descriptors")[1].split() == [b"0", b"1", b"2"]
+        worker.order(Order.DRAIN)
+        assert worker.wait() == 0
+    os.close(reading)
+
+
+def test_a_thread_that_never_ends_is_named_and_left(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        assert get(worker.url, "/thread") == (200, b"hello")
+        worker.order(Order.DRAIN)
+        assert worker.wait() == 0
+    assert "lifespan shutdown" in worker.lines
+    assert "the process ends although it has not finished; threads: MainThread, left behind" in worker.errors
+    assert any("time.sleep" in line or "threading.py" in line for line in worker.lines)
+
+
+def test_a_daemon_thread_holds_up_nothing(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        assert get(worker.url, "/daemon") == (200, b"hello")
+        worker.order(Order.DRAIN)
+        assert worker.wait() == 0
+    assert "has not finished" not in worker.errors
+
+
+@pytest.mark.parametrize("path", ["/trio-thread", "/block"])
+def test_what_cannot_be_cancelled_ends_with_the_process(directory, path):
+    timeouts = TimeoutSettings(graceful=0.2, cleanup_grace=0, lifespan_shutdown=0.2)
+    with Worker(directory, timeouts=timeouts) as worker:
+        worker.receive_of(Ready)
+        request = send_request(worker.url, path)
+        worker.wait_for_line("^(in a thread|blocks)$")
+        worker.control.close()  # nobody is left to kill it
+        assert worker.wait() == 1
+        request.close()
+    assert "the process ends although it has not finished" in worker.errors
+    assert any(line.startswith("  thread MainThread") for line in worker.lines)
+
+
+def test_closed_standard_streams_are_survived(directory):
+    with Worker(directory, closed=True) as worker:
+        worker.receive_of(Ready)
+        assert get(worker.url) == (200, b"hello")
+        assert get(worker.url, "/descriptors")[0] == 200
+        worker.order(Order.DRAIN)
+        assert worker.process.wait(PATIENCE) == 0

@@ -20,6 +20,7 @@ import trio
 from trioserve import __version__
 from trioserve.asgi.lifespan import HURRIED_SHUTDOWN
 from trioserve.process.app_loader import AppLoadError
+from trioserve.process.exit_codes import CRASHED
 from trioserve.process.exit_deadline import HURRIED_MARGIN, STOP_MARGIN, ExitDeadline
 from trioserve.process.signals import Intent, render_task_tree
 from trioserve.protocols.http1 import machine_class
@@ -30,7 +31,7 @@ from trioserve.telemetry.logs import flush_logs, reopen_logs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trioserve.config import LoadedConfig
+    from trioserve.config import Config, LoadedConfig
     from trioserve.process.app_loader import LoadedApp
     from trioserve.server.listeners import Listener
 
@@ -109,7 +110,7 @@ class Serving:
             grace = HURRIED_SHUTDOWN if self._stops > 1 else self._timeouts.lifespan_shutdown
             self._whole.deadline = trio.current_time() + grace
             if self._stops == 1:
-                self._deadline.set(grace + STOP_MARGIN, status=1)
+                self._deadline.set(grace + STOP_MARGIN, CRASHED)
 
     def _report_timeout(self) -> None:
         if self._phase is _Phase.OPENING:
@@ -172,17 +173,20 @@ class Serving:
             self.stop()
 
     def _bound_the_end(self) -> None:
-        times = self._timeouts
-        bound = (
-            times.drain_delay + times.graceful + times.cleanup_grace + times.lifespan_shutdown + STOP_MARGIN
-        )
-        self._deadline.set(bound if self._stops == 1 else HURRIED_MARGIN, status=1)
+        self._deadline.set(bound_stop(self._config) if self._stops == 1 else HURRIED_MARGIN, CRASHED)
 
     def _reopen_logs(self) -> None:
         reopen_logs()
         if self._server is not None:
             self._server.reopen_logs()
         logger.log(self._level, "log files were opened again")
+
+
+def bound_stop(config: Config) -> float:
+    """Seconds from an order to drain after which a process that still lives is stuck; inf = it is never."""
+    times = Timeouts.of(config.timeouts)
+    allowed = times.drain_delay + times.graceful + times.cleanup_grace + times.lifespan_shutdown
+    return allowed + STOP_MARGIN
 
 
 async def _keep_flushing() -> None:

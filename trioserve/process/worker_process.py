@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
@@ -27,14 +29,15 @@ import trio
 from trioserve.config import ConfigError, parse_bind
 from trioserve.process.control import Command, ControlChannel, Failed, Order, Ready, receive_assignment
 from trioserve.process.ending import find_exit_code, summarise
-from trioserve.process.exit_codes import STOPPED, UNUSABLE
+from trioserve.process.exit_codes import CRASHED, STOPPED, UNUSABLE
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
 from trioserve.process.heartbeat import send_beats
 from trioserve.process.preparation import Prepared, prepare
 from trioserve.process.retirement import Retirement
-from trioserve.process.serving import Serving
+from trioserve.process.serving import Serving, bound_stop
 from trioserve.process.signals import Intent, open_signals
 from trioserve.process.stacks import register_stacks
+from trioserve.process.standard_streams import open_standard_streams
 from trioserve.process.title import set_title
 from trioserve.server.listeners import BindError, Listener, build_listener
 
@@ -68,9 +71,10 @@ def main(sock: socket.socket, prepared: Prepared | None = None, assignment: Assi
 
     Returns the exit status. Threads that are left then have a few seconds.
     """
+    open_standard_streams()
     sock.set_inheritable(False)
     deadline = ExitDeadline()
-    with _take_signals() as early:
+    with _take_signals(deadline) as early:
         try:
             assignment = assignment or receive_assignment(sock)
         except (EOFError, OSError):
@@ -105,7 +109,7 @@ class _WorkerProcess:
         """Prepare and serve; returns the exit status, with the reason logged and told."""
         try:
             listening = self._take_over()
-            self._early.begin(self._sock)
+            self._early.begin(self._sock, bound_stop(self._config))
             set_title(self._config, f"worker {self._assignment.slot}")
             prepared = prepared or prepare(self._config)
             listeners = [
@@ -196,23 +200,31 @@ async def _follow_orders(channel: ControlChannel, serving: Serving) -> None:
 
 
 class _EarlyOrders:
-    """What asks the worker to stop while its application is imported: SIGTERM, an order, the end of the stream.
+    """What asks the worker to stop while its event loop does not run: SIGTERM, an order, the end of the stream.
 
-    The main thread is interrupted by KeyboardInterrupt, once. The order itself stays in the socket, where
-    `_follow_orders` finds it if the application has swallowed the exception.
+    Before Trio runs, the main thread is interrupted by KeyboardInterrupt, once; the order itself stays in the socket,
+    where `_follow_orders` finds it if the application has swallowed the exception. Later only the end of the stream
+    is looked at: a supervisor that is gone will not kill a worker whose loop is blocked, so its deadline begins.
 
     Attributes:
-        stop_asked: SIGTERM has come.
+        stop_asked: SIGTERM has come before Trio ran.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: ExitDeadline) -> None:
         self.stop_asked = False
+        self._deadline = deadline
+        self._bound = inf
         self._interrupts = False
         self._sock: socket.socket | None = None
 
-    def begin(self, sock: socket.socket) -> None:
-        """Interrupt from now on; nothing but orders comes over the socket any more."""
-        self._sock = sock
+    def begin(self, sock: socket.socket, bound: float) -> None:
+        """Interrupt from now on; nothing but orders comes over the socket any more.
+
+        Args:
+            sock: where they come from.
+            bound: seconds that a blocked worker may live without a supervisor.
+        """
+        self._sock, self._bound = sock, bound
         self._interrupts = True
         fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sock, fcntl.F_SETFL, fcntl.fcntl(sock, fcntl.F_GETFL) | os.O_ASYNC)
@@ -221,21 +233,16 @@ class _EarlyOrders:
     def end(self) -> None:
         """Interrupt no longer."""
         self._interrupts = False
-        if self._sock is not None:
-            fcntl.fcntl(self._sock, fcntl.F_SETFL, fcntl.fcntl(self._sock, fcntl.F_GETFL) & ~os.O_ASYNC)
-            self._sock = None
 
     def look(self, *_: object) -> None:
-        """Interrupt if there is reason to; the handler of SIGIO, which says that something has come."""
-        if self._sock is None or not self._interrupts:
+        """Do what is to be done; the handler of SIGIO, which says that something has come."""
+        if self._sock is None:
             return
-        try:
-            waiting = self._sock.recv(_PEEK_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            waiting = b""
-        if not waiting or any(f'"{order.value}"'.encode() in waiting for order in _STOP_ORDERS):
+        gone = _has_hung_up(self._sock)
+        if gone and not self._interrupts:
+            self._sock = None
+            self._deadline.set(self._bound, CRASHED)
+        elif gone or (self._interrupts and _is_told_to_stop(self._sock)):
             self._interrupt()
 
     def take_signal(self, number: int, _: object) -> None:
@@ -250,10 +257,24 @@ class _EarlyOrders:
             raise KeyboardInterrupt
 
 
+def _has_hung_up(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
+
+
+def _is_told_to_stop(sock: socket.socket) -> bool:
+    try:
+        waiting = sock.recv(_PEEK_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return any(f'"{order.value}"'.encode() in waiting for order in _STOP_ORDERS)
+
+
 @contextmanager
-def _take_signals() -> Iterator[_EarlyOrders]:
+def _take_signals(deadline: ExitDeadline) -> Iterator[_EarlyOrders]:
     """Take our signals while Trio does not, and ignore them at last: the exit status must be ours."""
-    early = _EarlyOrders()
+    early = _EarlyOrders(deadline)
     for number in _UNHEEDED:
         signal.signal(number, _do_nothing)
     for number in OWN_SIGNALS:

@@ -1,0 +1,14 @@
+"""Descriptors 0 to 2, which every process of ours has to have."""
+
+from __future__ import annotations
+
+import os
+
+
+def open_standard_streams() -> None:
+    """Fill gaps among descriptors 0 to 2, or the next socket would take the place and be written to as a log."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
