@@ -82,6 +82,7 @@ class SupervisedWorker:
         self._process = launched.process
         self._channel = ControlChannel(launched.control)
         self._tell = tell
+        self._abandoned = False  # nobody wants it any more, and nobody has seen it serve
         self._ready = trio.Event()
         self._ready_since = inf
         self._last_sign = -inf
@@ -101,6 +102,7 @@ class SupervisedWorker:
     def drain(self) -> None:
         """Let it finish; kill it when it takes longer than its settings allow."""
         if self.stage is Stage.STARTING:
+            self._abandoned = True
             self._end_within(ABANDON_GRACE)
         elif self.stage in (Stage.SERVING, Stage.LEAVING):
             self._end_within(self._drain_bound)
@@ -217,7 +219,9 @@ class SupervisedWorker:
     def _report_end(self) -> None:
         if self.status is None or self.stage is Stage.STARTING:
             return  # we are cancelled, or its slot tells
-        if self.status == 0:
+        if self._abandoned:
+            logger.debug("%s has ended (%s)", self, describe_status(self.status))
+        elif self.status == 0:
             logger.info("%s has ended", self)
         else:
             verb = "has ended" if self.stage is Stage.ENDING else "has died"

@@ -147,7 +147,8 @@ class Supervisor:
         if self._stops == 1:
             self._exit_code = exit_code
             workers = len(self._crew.workers) if self._crew is not None else 0
-            logger.info("stopping; workers, now %d, may finish", workers)
+            if exit_code != UNUSABLE:
+                logger.info("stopping; workers, now %d, may finish", workers)
             self._notifier.stopping()
             self._stop_wanted.set()
         else:
@@ -232,7 +233,7 @@ class Supervisor:
         alone = not any(each.serving for each in self._slots)
         first = alone and not self._ever_ready and not patient and worker.failure is not None
         if first and worker.status == UNUSABLE:
-            self._failure = worker.failure
+            self._failure = worker.failure  # whoever has called us says it, and nothing else is said
             self.stop(UNUSABLE)
             return
         self._introduce()

@@ -113,12 +113,16 @@ class _TemplateProcess:
 
     def retire(self) -> None:
         """Let it end with its last worker, or at once if it has none."""
-        if self.spent:
-            return
-        if any(worker.pid and worker.status is None for worker in self._workers):
-            self._sock.shutdown(socket.SHUT_WR)
-        else:
+        self._ask_for_no_more()
+        if not any(worker.pid and worker.status is None for worker in self._workers):
             self.send_signal(signal.SIGKILL)  # it may be importing, and has nothing to finish
+
+    def _ask_for_no_more(self) -> None:
+        self.spent = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has gone
 
     async def run(self) -> None:
         """Take its reports until it has ended."""
@@ -151,7 +155,8 @@ class _TemplateProcess:
             whole = len(received) - len(received) % REPORT.size
             for number, pid, ended, status in REPORT.iter_unpack(received[:whole]):
                 self._workers[number].note(pid, status if ended else None)
-                self.spent = self.spent or not pid
+                if not pid:
+                    self._ask_for_no_more()
             received = received[whole:]
 
 

@@ -142,9 +142,8 @@ class _WorkerProcess:
     def _conclude(self, error: BaseException) -> int:
         try:
             return find_exit_code(error, self._config)
-        except (ConfigError, BindError) as reason:
-            logger.critical("%s", reason)
-            return UNUSABLE
+        except (ConfigError, BindError):
+            return UNUSABLE  # the supervisor says why
 
     def _tell_failure(self, error: BaseException) -> None:
         channel = self._channel or ControlChannel(self._sock)
