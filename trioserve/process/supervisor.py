@@ -156,8 +156,8 @@ class Supervisor:
             self._stop_now()
 
     def _is_healthy(self) -> bool:
-        """Whether somebody serves, or the end has begun, which has bounds of its own."""
-        return self._stop_wanted.is_set() or any(slot.serving for slot in self._slots)
+        """Whether somebody serves in every place, or the end has begun, which has bounds of its own."""
+        return self._stop_wanted.is_set() or all(slot.serving for slot in self._slots)
 
     def _stop_now(self) -> None:
         assert self._crew is not None
