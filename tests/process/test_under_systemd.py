@@ -154,7 +154,7 @@ class TestWatchdog:
             while "READY" not in manager.next():
                 pass
             for _ in range(5):
-                assert manager.next(WATCHDOG) == {"WATCHDOG": "1"}
+                assert manager.next() == {"WATCHDOG": "1"}
             assert server.stop() == 0
 
     def test_a_blocked_loop_starves_it(self, tmp_path, manager):
