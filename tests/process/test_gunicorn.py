@@ -259,6 +259,16 @@ class TestWorkers:
             assert gunicorn.stop() == 0
         assert min(sorted(load.pids.values())[-2:]) >= 200
 
+    def test_code_that_changes(self, tmp_path):
+        code = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'%d']\n"
+        (tmp_path / "site_app.py").write_text(code % 1)
+        with Gunicorn(tmp_path, "--reload", app="site_app:app") as gunicorn:
+            url = gunicorn.wait_until_serving()
+            assert get(url) == (200, b"1")
+            (tmp_path / "site_app.py").write_text(code % 22)  # another size: times of files are coarse
+            wait_until(lambda: get(url) == (200, b"22"), "the new code answers")
+            assert gunicorn.stop() == 0
+
     def test_an_application_that_does_not_start_ends_all(self, tmp_path):
         with Gunicorn(tmp_path, env={"APP_AT_STARTUP": "raise OSError('no database')"}) as gunicorn:
             assert gunicorn.wait() == 3
