@@ -236,35 +236,40 @@ class TestCancellation:
         calls = []
         begun, release = threading.Event(), threading.Event()
         autojump_clock.autojump_threshold = math.inf
-        async with open_wsgi(app, threads=1, timeouts={"request": 10}) as server:
-            async with server.raw_client() as first, server.raw_client() as second:
-                await first.send(GET)
-                await wait_in_thread(begun)
-                autojump_clock.jump(5)
-                await second.send(GET.replace(b"/ ", b"/second "))
-                await wait_until(lambda: server.wsgi.waiting_requests == 1)
-                autojump_clock.autojump_threshold = 0
-                response = await second.receive_response()
-                assert response.status == 503
-                assert response.header("retry-after") is not None
-                release.set()
+        async with (
+            open_wsgi(app, threads=1, timeouts={"request": 10}) as server,
+            server.raw_client() as first,
+            server.raw_client() as second,
+        ):
+            await first.send(GET)
+            await wait_in_thread(begun)
+            autojump_clock.jump(5)
+            await second.send(GET.replace(b"/ ", b"/second "))
+            await wait_until(lambda: server.wsgi.waiting_requests == 1)
+            autojump_clock.autojump_threshold = 0
+            response = await second.receive_response()
+            assert response.status == 503
+            assert response.header("retry-after") is not None
+            release.set()
         assert calls == ["/"]
 
     @pytest.mark.parametrize("step", [read_after_waiting, write_after_waiting, items_after_waiting])
     async def test_breaks_whatever_comes_next(self, open_wsgi, step, error_log, autojump_clock):
         app = Recorder(step)
         autojump_clock.autojump_threshold = math.inf
-        async with open_wsgi(app, validate=False, timeouts={"request": 10}) as server:
-            async with server.raw_client() as client:
-                await client.send(
-                    b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n"
-                )
-                await wait_in_thread(app.begun)
-                autojump_clock.jump(11)
-                await wait_until(lambda: app.environ["trioserve.disconnected"]())
-                app.go_on.set()
-                await wait_in_thread(app.closed)
-                assert (await client.receive_response()).status == 503
+        async with (
+            open_wsgi(app, validate=False, timeouts={"request": 10}) as server,
+            server.raw_client() as client,
+        ):
+            await client.send(
+                b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\nexpect: 100-continue\r\n\r\n"
+            )
+            await wait_in_thread(app.begun)
+            autojump_clock.jump(11)
+            await wait_until(lambda: app.environ["trioserve.disconnected"]())
+            app.go_on.set()
+            await wait_in_thread(app.closed)
+            assert (await client.receive_response()).status == 503
         assert error_log() == []
 
     async def test_while_the_thread_waits_for_the_body(self, open_wsgi, error_log, autojump_clock):
@@ -289,13 +294,15 @@ class TestCancellation:
     async def test_while_the_thread_waits_for_a_slow_client(self, open_wsgi, error_log, autojump_clock):
         app = Recorder(endless_writes)
         autojump_clock.autojump_threshold = math.inf
-        async with open_wsgi(app, validate=False, timeouts={"request": 10}) as server:
-            async with server.raw_client(lockstep=True) as client:
-                await client.send(GET)
-                await client.receive_some()
-                await trio.testing.wait_all_tasks_blocked(0.05)
-                autojump_clock.jump(11)
-                await wait_in_thread(app.closed)
+        async with (
+            open_wsgi(app, validate=False, timeouts={"request": 10}) as server,
+            server.raw_client(lockstep=True) as client,
+        ):
+            await client.send(GET)
+            await client.receive_some()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            autojump_clock.jump(11)
+            await wait_in_thread(app.closed)
         assert app.raised == [ClientDisconnected]
         assert error_log() == []
 

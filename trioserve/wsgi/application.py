@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 64 * 1024
 """Bytes of a body that are received before a thread is taken."""
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.001
 """Seconds for `switch_interval` where the process serves nothing else."""
 
 

@@ -67,16 +67,14 @@ class Call(Bridge):
         self.environ: Environ | None = environ
         self.errors = ErrorStream()
         self._app = app
+        self._line = environ["REQUEST_METHOD"], environ["REQUEST_URI"], environ["SERVER_PROTOCOL"]
         self._extensions = extensions
         self._context = contextvars.copy_context()
 
     @property
     def request_line(self) -> str:
         """See `Bridge`."""
-        environ = self.environ
-        assert environ is not None
-        line = f"{environ['REQUEST_METHOD']} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}"
-        return line.encode("ascii", "backslashreplace").decode()
+        return " ".join(self._line).encode("ascii", "backslashreplace").decode()
 
     def run(self) -> None:
         """See `Job`."""
@@ -90,6 +88,7 @@ class Call(Bridge):
             self.failure = RuntimeError(f"the application raised {error!r}")
             self.failure.__cause__ = error
         finally:
+            self.errors.flush()
             self.environ = None  # which has methods of ours
             self._end()
 
@@ -108,7 +107,6 @@ class Call(Bridge):
             close = getattr(iterable, "close", None)
             if close is not None:
                 close()
-            self.errors.flush()
 
     # -- the head --------------------------------------------------------------------------------------------------
 
@@ -175,19 +173,17 @@ class Call(Bridge):
         for item in items:
             if type(item) is not bytes:
                 _checked_piece(item)
-        body = items[0] if len(items) == 1 else None
-        size = sum(map(len, items)) if body is None else len(body)
-        if body is None and size <= JOINED_BODY:
-            body = b"".join(items)
-        if self._begun:  # by write()
-            self._length = self._length or -1
-        if self._length is None and self.head[0] not in NO_CONTENT_LENGTH and (body is None or not body):
-            self.head[1].append((b"content-length", b"%d" % size))
+        if len(items) != 1:
+            size = sum(map(len, items))
+            if size <= JOINED_BODY:
+                items = [b"".join(items)]
+            elif not self._begun and self._length is None and self.head[0] not in NO_CONTENT_LENGTH:
+                self.head[1].append((b"content-length", b"%d" % size))
         self._begun = True
         if self.broken is not None:
             raise self.broken
         # Nobody waits for any of it, however large: it is in memory anyway, and this thread has done its work.
-        self._orders.extend(filter(None, items if body is None else (body,)))
+        self._orders.extend(item for item in items if item)
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Let the server send a file without reading it; False where that cannot be done."""
@@ -197,6 +193,7 @@ class Call(Bridge):
             return False
         part = open_part(wrapper)
         if part is None:
+            wrapper.limit = self._length
             return False
         if self._length is not None:
             part = part._replace(length=min(part.length, self._length))

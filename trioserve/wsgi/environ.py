@@ -117,7 +117,8 @@ class EnvironBuilder:
             "SERVER_SOFTWARE": "trioserve",
             "SERVER_NAME": f"[{host}]" if ":" in host else host,
             "SERVER_PORT": str(port),
-            "SERVER_PROTOCOL": f"HTTP/{http_version}",
+            # RFC 3875 section 4.1.16 has two numbers, and there are applications that read both.
+            "SERVER_PROTOCOL": f"HTTP/{http_version}" if "." in http_version else f"HTTP/{http_version}.0",
             "SCRIPT_NAME": _as_latin(root_path.rstrip("/")),
             "REMOTE_ADDR": "",
             "wsgi.version": (1, 0),
