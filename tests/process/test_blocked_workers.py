@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import re
+import time
+
+from tests.process.clients import Http1Connection, open_socket
+from tests.process.load import ONE_EACH, Load
+from tests.process.supervised import Supervised
+
+HEARTBEAT = ("--process-heartbeat", "2")
+SILENCE = "has not run its event loop"
+
+
+def test_a_blocked_worker_is_replaced_with_its_stack_in_the_log(tmp_path):
+    with Supervised(tmp_path, "-w", "2", *HEARTBEAT) as server:
+        url = server.wait_until_serving()
+        server.wait_for_workers(2)
+        with open_socket(url) as sock:
+            victim = Http1Connection(sock)
+            pid = int(victim.ask("/"))
+            start = time.monotonic()
+            victim.send("/block/60")
+            with Load(url, clients=4) as load:
+                load.wait_for(100)
+                server.wait_for_line(rf"\({pid}\) {SILENCE} for 2 s")
+                server.wait_for_workers(3)
+                assert time.monotonic() - start < 8.0
+                server.wait_for_line(rf"\({pid}\) .*(SIGKILL|SIGTERM|killed|ended)")
+                load.wait_for(100)
+        assert server.stop() == 0
+        assert re.search(r'apps\.py", line \d+ in app', server.errors)
+        assert pid not in server.events("shutdown")
+        assert pid not in load.pids
+        assert {failure.pid for failure in load.failures} <= {0}
+        assert server.processes() == set()
+
+
+def test_a_worker_that_computes_in_slices_lives_on(tmp_path):
+    with Supervised(tmp_path, *HEARTBEAT) as server:
+        url = server.wait_until_serving()
+        (pid,) = server.wait_for_workers(1)
+        assert server.ask(url, "/compute/5") == b"%d" % pid
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+
+
+def test_an_import_may_last_longer_than_the_heartbeat(tmp_path):
+    env = {"APP_AT_IMPORT": "time.sleep(4)"}
+    with Supervised(tmp_path, *HEARTBEAT, env=env) as server:
+        url = server.wait_until_serving()
+        server.ask(url)
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+        assert len(server.ready) == 1
+
+
+def test_a_start_has_its_own_bound(tmp_path):
+    env = {"APP_AT_IMPORT": "time.sleep(60)"}
+    with Supervised(tmp_path, "--process-startup", "1", env=env) as server:
+        server.wait_for_line("not ready within 1 s")
+        server.wait_for_line("not ready within 1 s")
+        assert server.stop() == 0
+        assert server.processes() == set()
+
+
+def test_a_supervisor_that_was_stopped_for_a_while_kills_nobody(tmp_path):
+    import signal
+
+    with Supervised(tmp_path, "-w", "2", *HEARTBEAT) as server:
+        url = server.wait_until_serving()
+        pids = set(server.wait_for_workers(2))
+        server.signal(signal.SIGSTOP)
+        with Load(url, mode=ONE_EACH, clients=2) as load:  # workers serve on meanwhile
+            end = time.monotonic() + 3.5
+            while time.monotonic() < end:
+                load.wait_for(50)
+            server.signal(signal.SIGCONT)
+            load.wait_for(200)
+        assert load.failures == []
+        assert set(load.pids) <= pids
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
