@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import stat
 import sys
@@ -174,7 +173,7 @@ async def resolve(bind: Bind) -> list[ResolvedAddress]:
     if not isinstance(bind, TcpBind):
         return []
     try:
-        return _pairs(await trio.socket.getaddrinfo(bind.host, bind.port, **_PASSIVE))
+        return _pairs(await trio.socket.getaddrinfo(bind.host.encode(), bind.port, **_PASSIVE))
     except socket.gaierror as error:
         raise _unresolved(bind, error) from None
 
@@ -184,7 +183,8 @@ def resolve_blocking(bind: Bind) -> list[ResolvedAddress]:
     if not isinstance(bind, TcpBind):
         return []
     try:
-        return _pairs(socket.getaddrinfo(bind.host, bind.port, **_PASSIVE))
+        # Bytes, because a text would go through IDNA, whose tables take a while to load.
+        return _pairs(socket.getaddrinfo(bind.host.encode(), bind.port, **_PASSIVE))
     except socket.gaierror as error:
         raise _unresolved(bind, error) from None
 
@@ -290,7 +290,7 @@ def _refuse_occupied(bind: UnixBind) -> None:
 
 def _publish(sock: socket.socket, bind: UnixBind, backlog: int, unix: UnixSocketSettings) -> tuple[int, int]:
     """Create the socket beside its path, finish it, and rename it into place; return device and inode."""
-    temporary = Path(bind.path).with_name(f".{secrets.token_hex(4)}")
+    temporary = Path(bind.path).with_name(f".{os.urandom(4).hex()}")
     longest = max(len(os.fsencode(bind.path)), len(os.fsencode(temporary)))
     if longest > _LONGEST_UNIX_PATH:
         raise BindError(bind, f"the path is too long ({longest} bytes of at most {_LONGEST_UNIX_PATH})")
