@@ -16,7 +16,7 @@ from trioserve.protocols.websocket.events import WebSocketLimits
 from trioserve.server import date
 from trioserve.server.context import ConnectionSettings, SessionSettings, Timeouts
 from trioserve.server.date import ServerFields
-from trioserve.server.log_flusher import FLUSH_DELAY, AccessLogFlusher
+from trioserve.server.log_flusher import FLUSH_DELAY, RETRY_DELAY, AccessLogFlusher
 
 
 class TestServerFields:
@@ -124,7 +124,7 @@ class TestAccessLogFlusher:
     async def test_what_a_slow_reader_left_is_tried_again(self, log, autojump_clock):
         log.blocked = True
         log.flusher.add(SimpleNamespace())
-        await trio.sleep(FLUSH_DELAY * 3.5)
+        await trio.sleep(FLUSH_DELAY + RETRY_DELAY * 2.5)
         assert len(log.flushes) == 3
         log.blocked = False
         await trio.sleep(1)

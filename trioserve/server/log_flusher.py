@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 FLUSH_DELAY = 0.1
 """Seconds that a line may wait for others."""
+RETRY_DELAY = 0.02
+"""Seconds until what a reader has not taken is offered again; a pipe holds only so much."""
 
 
 class AccessLogFlusher:
@@ -39,8 +41,10 @@ class AccessLogFlusher:
                 await self._waiting.wait()
                 await trio.sleep(FLUSH_DELAY)
                 self.log.flush()
-                if not self.log.pending:  # a reader that is too slow leaves something for the next turn
-                    self._waiting = trio.Event()
-                    self._idle = True
+                while self.log.pending:
+                    await trio.sleep(RETRY_DELAY)
+                    self.log.flush()
+                self._waiting = trio.Event()
+                self._idle = True
         finally:
             self.log.close()
