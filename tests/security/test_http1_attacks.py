@@ -208,7 +208,7 @@ async def attack(attacked, behaviour):
 
 @pytest.mark.parametrize("behaviour", SLOW)
 async def test_slow_clients_are_ended_while_others_are_served(directory, behaviour):
-    with ServerProcess(directory, "main:app", "-b", "127.0.0.1:0", *TIMEOUTS) as server:
+    with ServerProcess(directory, "main:app", "-w", "0", "-b", "127.0.0.1:0", *TIMEOUTS) as server:
         attacked = Attacked(server)
         await attack(attacked, behaviour)  # what the first one costs is no leak
         before = attacked.memory
@@ -226,7 +226,7 @@ async def test_slow_clients_are_ended_while_others_are_served(directory, behavio
 
 
 async def test_a_client_that_never_reads_holds_the_application_back(directory):
-    with ServerProcess(directory, "main:app", "-b", "127.0.0.1:0", *TIMEOUTS) as server:
+    with ServerProcess(directory, "main:app", "-w", "0", "-b", "127.0.0.1:0", *TIMEOUTS) as server:
         attacked = Attacked(server)
         await attack(attacked, never_reads_a_stream)
         server.wait_for_line("streamed ")
@@ -283,7 +283,9 @@ FLOODS = {
 @pytest.mark.parametrize(("head", "data"), FLOODS.values(), ids=FLOODS)
 async def test_a_flood_does_not_starve_others(directory, head, data):
     stop = threading.Event()
-    with ServerProcess(directory, "main:app", "-b", "127.0.0.1:0", "--logging-access=off") as server:
+    with ServerProcess(
+        directory, "main:app", "-w", "0", "-b", "127.0.0.1:0", "--logging-access=off"
+    ) as server:
         attacked = Attacked(server)
         floods = [threading.Thread(target=flood, args=(attacked.address, data, stop, head)) for _ in range(3)]
         before = attacked.memory
@@ -307,7 +309,7 @@ async def test_out_of_descriptors(directory):
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 
     arguments = ("main:app", "-b", "127.0.0.1:0", "--limits-connections=0", "--timeouts-head=30")
-    with ServerProcess(directory, *arguments, preexec_fn=few_descriptors) as server:
+    with ServerProcess(directory, "-w", "0", *arguments, preexec_fn=few_descriptors) as server:
         attacked = Attacked(server)
         clients = [await attacked.connect() for _ in range(60)]
         server.wait_for_line("cannot accept connections for now: Too many open files")

@@ -181,7 +181,7 @@ def attacked(tmp_path_factory, certificate):
             "--timeouts-cleanup-grace=2",
         ),
     )
-    with ServerProcess(directory, *arguments) as server:
+    with ServerProcess(directory, "-w", "0", *arguments) as server:
         yield Attacked(server)
         assert server.stop() == 0
         assert "Traceback" not in server.errors

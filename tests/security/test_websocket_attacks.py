@@ -153,7 +153,7 @@ def attacked(tmp_path_factory):
         *("main:app", "--bind=127.0.0.1:0", "--logging-access=off", "--lifecycle-lifespan=off"),
         *(f"--websocket-max-message-size={LIMIT}", "--timeouts-graceful=1"),
     )
-    with ServerProcess(directory, *arguments, stdout=subprocess.DEVNULL) as server:
+    with ServerProcess(directory, "-w", "0", *arguments, stdout=subprocess.DEVNULL) as server:
         yield Attacked(server)
         assert server.stop() == 0
         assert "Traceback" not in server.errors
