@@ -329,7 +329,7 @@ class TestCancellation:
                 start = trio.current_time()
                 autojump_clock.autojump_threshold = 0.01
                 assert (await client.receive_response()).status == 503
-                assert 14 <= trio.current_time() - start < 16
+                assert 13 < trio.current_time() - start < 14  # before the server gives up the client, too
             autojump_clock.autojump_threshold = math.inf
             assert server.wsgi.stuck_threads == 1
             async with server.raw_client() as client:
@@ -340,7 +340,7 @@ class TestCancellation:
             async with server.raw_client() as client:
                 await client.send(GET)
                 assert (await client.receive_response()).body == b"fine"
-        (message,) = [each for each in error_log() if "threads are left" in each]
+        (message,) = error_log()
         assert "1 of 2 threads are left: GET /stuck HTTP/1.1" in message
         (record,) = [each for each in caplog.records if "threads are left" in each.getMessage()]
         assert record.levelno == logging.ERROR

@@ -137,4 +137,9 @@ class RequestControl:
 
         Use it in a `finally`: `with control.cleanup(): await connection.close()`.
         """
-        return trio.move_on_after(self._connection.cleanup_grace, shield=True)
+        return trio.move_on_after(self.cleanup_grace, shield=True)
+
+    @property
+    def cleanup_grace(self) -> float:
+        """Seconds that cleanup after a cancellation may take, `[timeouts] cleanup_grace`; then the client is let go."""
+        return self._connection.cleanup_grace

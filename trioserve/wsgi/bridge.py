@@ -27,8 +27,6 @@ from trioserve.asgi.errors import ApplicationError, ClientDisconnected
 from trioserve.wsgi.file_wrapper import FilePart
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from trioserve.asgi.request_control import RequestControl
     from trioserve.asgi.types import Headers, Receive, Send
     from trioserve.wsgi.threads import ThreadPool
@@ -40,7 +38,9 @@ WINDOW = 32 * 1024
 JOINED_SIZE = 64 * 1024
 """Bytes up to which pieces of a response that wait for the task are joined."""
 CLEANUP_GRACE = 3.0
-"""Seconds that a thread is waited for after a cancellation, on servers that do not say."""
+"""Seconds that cleanup after a cancellation may take, on servers that do not say."""
+SHARE_OF_GRACE = 0.9
+"""The part of it that a thread is waited for; the rest is for the answer that the client is owed."""
 
 
 class ReadBody(NamedTuple):
@@ -101,7 +101,8 @@ class Bridge:
     _owes = False  # the thread waits, or will wait, for the answer to an order that was taken
     _news = False
     _parked: trio.lowlevel.Task | None = None
-    _abandoned = False
+    _over = False  # the task has gone
+    _abandoned = False  # before the thread had ended
 
     def __init__(self, pool: ThreadPool, control: RequestControl | None, *, body_ended: bool) -> None:
         self._pool = pool
@@ -178,7 +179,9 @@ class Bridge:
             raise ClientDisconnected("the server has ended")
 
     def _end(self) -> None:
-        """The last act of the thread: nothing of it comes after this."""
+        """The last act of the thread: nothing of it comes after this, also not from a thread of the application's."""
+        if self.broken is None:
+            self.broken = ClientDisconnected("the request has ended")
         self._ended = True
         self._pool.post_end(self)
 
@@ -208,6 +211,9 @@ class Bridge:
             if not self._ended:
                 self._abandon()
             raise
+        finally:
+            self._over = True
+            self._refuse_orders()
 
     async def _obey(self, receive: Receive, send: Send) -> None:
         orders = self._orders
@@ -298,7 +304,10 @@ class Bridge:
     def _release(self) -> None:
         assert self._lock is not None
         self._owes = False
-        self._lock.release()
+        try:
+            self._lock.release()
+        except RuntimeError:  # an application that uses one request in several threads gets what it asks for
+            pass
 
     # -- the end of a bridge that is broken -----------------------------------------------------------------------
 
@@ -325,10 +334,12 @@ class Bridge:
             self._refuse_orders()
         self._refuse_orders()
 
-    def _cleanup_scope(self) -> AbstractContextManager[trio.CancelScope]:
-        if self._control is not None:
-            return self._control.cleanup()
-        return trio.move_on_after(CLEANUP_GRACE, shield=True)
+    def _cleanup_scope(self) -> trio.CancelScope:
+        """What a thread is waited for in; it ends before the server gives the request up, and the client's answer."""
+        scope = trio.CancelScope(shield=True)
+        grace = CLEANUP_GRACE if self._control is None else self._control.cleanup_grace
+        scope.deadline = trio.current_time() + grace * SHARE_OF_GRACE
+        return scope
 
     def _abandon(self) -> None:
         """Give the thread up, and say where it is."""
@@ -359,9 +370,9 @@ class Bridge:
 
     def notify(self) -> None:
         """See `Job`."""
-        if self._abandoned:
+        if self._over:
             self._refuse_orders()
-            if self._ended:
+            if self._ended and self._abandoned:
                 self._abandoned = False
                 self._pool.stuck -= 1
             return

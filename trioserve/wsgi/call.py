@@ -189,9 +189,9 @@ class Call(Bridge):
         """Let the server send a file without reading it; False where that cannot be done."""
         self._check_started()
         assert self.head is not None
-        if self._begun or "http.response.zerocopysend" not in self._extensions:
+        if self._begun:
             return False
-        part = open_part(wrapper)
+        part = open_part(wrapper) if "http.response.zerocopysend" in self._extensions else None
         if part is None:
             wrapper.limit = self._length
             return False

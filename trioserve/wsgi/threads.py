@@ -136,7 +136,10 @@ class ThreadPool(trio.abc.Instrument):
         while news:
             job = news.popleft()
             job.posted = False  # before it looks: what comes later is posted again
-            job.notify()
+            try:
+                job.notify()
+            except Exception:  # an instrument that raises is removed, and no request would hear again
+                logger.exception("this is a bug in trioserve; one request was not told of its thread")
 
     # -- called by the threads -------------------------------------------------------------------------------------
 
