@@ -142,7 +142,7 @@ class Changes:
 
 @asynccontextmanager
 async def open_changes(watch: Watch) -> AsyncIterator[Changes]:
-    """Watch while the body runs; leaving it, also by a cancellation, takes a tenth of a second.
+    """Watch while the body runs: changes from its begin on are seen. Entering and leaving takes a tenth of a second.
 
     When the system refuses to watch, for instance because of its limits, that is logged, and nothing ever changes.
 
@@ -158,15 +158,18 @@ async def open_changes(watch: Watch) -> AsyncIterator[Changes]:
     def report(paths: set[Path]) -> None:
         token.run_sync_soon(send.send_nowait, paths)
 
+    observers = [
+        _Observer(watch, places, report, recursive=recursive)
+        for places, recursive in ((watch.folders, True), (watch.loose_folders, False))
+        if places
+    ]
     async with trio.open_nursery() as nursery:
         try:
-            for places, recursive in ((watch.folders, True), (watch.loose_folders, False)):
-                if places:
-                    observer = _Observer(watch, places, recursive=recursive)
-                    # Not abandoned at a cancellation: `stop` ends it, and no thread outlives us.
-                    nursery.start_soon(
-                        trio.to_thread.run_sync, observer.run, stop, report, name="watch files"
-                    )
+            for observer in observers:
+                # Not abandoned at a cancellation: `stop` ends it, and no thread outlives us.
+                nursery.start_soon(trio.to_thread.run_sync, observer.run, stop, name="watch files")
+            for observer in observers:
+                await observer.begun.wait()
             yield Changes(receive)
         finally:
             stop.set()
@@ -178,32 +181,50 @@ class _Observer:
     Args:
         watch: which of them matter.
         places: directories; those that do not exist are looked for twice a second.
-        recursive: whether all that is below them is watched too.
+        report: called in the thread with paths that have changed.
+        recursive: whether all that is below the places is watched too.
+
+    Attributes:
+        begun: set when changes from now on are seen.
     """
 
-    def __init__(self, watch: Watch, places: tuple[Path, ...], *, recursive: bool) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        places: tuple[Path, ...],
+        report: Callable[[set[Path]], None],
+        *,
+        recursive: bool,
+    ) -> None:
+        self.begun = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
         self._watch = watch
         self._places = places
+        self._report = report
         self._recursive = recursive
         self._seen = self._present()
 
-    def run(self, stop: threading.Event, report: Callable[[set[Path]], None]) -> None:
+    def run(self, stop: threading.Event) -> None:
         try:
             while not stop.is_set():
                 present = self._present()
                 if arrived := _drop_none(map(self._find_any, present - self._seen)):
-                    report(arrived)
+                    self._report(arrived)
                 self._seen = set(present)
                 if present:
-                    self._observe(present, stop, report)
+                    self._observe(present, stop)
                 else:
+                    self._begin()
                     stop.wait(_LOOK_AROUND / 1000)
         except OSError as error:
             logger.error("changes cannot be watched: %s; smaller reload_dirs may help", error)
+            self._begin()
 
-    def _observe(
-        self, present: set[Path], stop: threading.Event, report: Callable[[set[Path]], None]
-    ) -> None:
+    def _begin(self) -> None:
+        if not self.begun.is_set():
+            self._token.run_sync_soon(self.begun.set, idempotent=True)
+
+    def _observe(self, present: set[Path], stop: threading.Event) -> None:
         """Report until one of the places has come or gone: what has come has to be watched anew."""
         from watchfiles import Change, watch
 
@@ -216,7 +237,7 @@ class _Observer:
             watch_filter=matters,
             debounce=_LONGEST_BURST,
             step=_QUIET,
-            stop_event=stop,
+            stop_event=_StopSign(stop, self._begin),
             rust_timeout=_LOOK_AROUND,
             yield_on_timeout=True,
             raise_interrupt=False,
@@ -227,7 +248,7 @@ class _Observer:
             for notice in notices:
                 paths = {Path(path) for _, path in notice}
                 if changed := _drop_none(map(self._watch.find_relevant, paths)):
-                    report(changed)
+                    self._report(changed)
                 self._seen -= paths
                 if self._seen != present or self._present() != present:
                     break
@@ -243,6 +264,24 @@ class _Observer:
     def _find_any(self, place: Path) -> Path | None:
         found = (self._watch.find_relevant(Path(child)) for child in _list(place))
         return next((path for path in found if path is not None), None)
+
+
+class _StopSign:
+    """Looked at by watchfiles ten times a second, from when it watches on: it is also how we know that it does.
+
+    Args:
+        stop: what it says.
+        begin: called at each look.
+    """
+
+    def __init__(self, stop: threading.Event, begin: Callable[[], None]) -> None:
+        self._stop = stop
+        self._begin = begin
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        self._begin()
+        return self._stop.is_set()
 
 
 def _drop_none(paths: Iterable[Path | None]) -> set[Path]:
