@@ -23,12 +23,14 @@ IDLE_CONNECTIONS = 5000
 _UPLOAD = Path(__file__).with_name("upload.lua")
 
 _HELLO = Setting("hello")
+_SPREAD = Setting("hello", spread=True)
 _LOGGED = Setting("hello", access_log=True)
 _TLS = Setting("hello", tls=True)
 _IDLE = Setting("hello", long_keep_alive=True)
 _HTTP2 = Setting("hello", tls=True, http2=True)
 _HTTP2_DOWNLOAD = Setting("large_download", tls=True, http2=True)
 
+_SPREAD_LOAD = Load(64, spread=True)
 _STREAMS = Http2Load(connections=8, streams=16, requests=10_000)
 # The window is about what browsers announce, so the server meets its end and waits for more.
 _ONE_STREAM = Http2Load(connections=1, streams=1, requests=2, window=24)
@@ -43,6 +45,7 @@ _OURS = "trioserve httptools"
 _OURS_H11 = "trioserve h11"
 _OURS_HTTP2 = "trioserve http2"
 _OURS_WSGI = "trioserve wsgi"
+_OURS_WORKERS = "trioserve, 2 workers"
 _UVICORN = "uvicorn uvloop httptools"
 _UVICORN_H11 = "uvicorn asyncio h11"
 _UVICORN_WSPROTO = "uvicorn uvloop wsproto"
@@ -106,6 +109,8 @@ CASES = (
     _websocket("peer-websocket-100", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _SMALL_MESSAGES),
     _websocket("peer-websocket-10k", _UVICORN_WEBSOCKETS, _UVICORN_WSPROTO, _MESSAGES),
     _websocket("peer-websocket-granian", "granian", _UVICORN_WSPROTO, _SMALL_MESSAGES),
+    Case("workers-uvicorn", _OURS_WORKERS, "uvicorn, 2 workers", _SPREAD, _SPREAD_LOAD, reference=True),
+    Case("workers-granian", _OURS_WORKERS, "granian, 2 workers", _SPREAD, _SPREAD_LOAD, reference=True),
     Case("wsgi-waitress", _OURS_WSGI, "waitress", _WSGI, Load(64), reference=True),
     Case("wsgi-cheroot", _OURS_WSGI, "cheroot", _WSGI, Load(64), reference=True),
     Case("wsgi-granian", _OURS_WSGI, "granian wsgi", _WSGI, Load(64), reference=True),

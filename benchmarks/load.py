@@ -6,6 +6,7 @@ it invalid, because a server that fails early is cheap.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,10 +29,11 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk does: the number of connections, and a script that changes the request."""
+    """What wrk does: the number of connections, a script that changes the request, on all processors or one."""
 
     connections: int
     script: Path | None = None
+    spread: bool = False
 
     def require(self) -> None:
         """Raise LoadError with the way to install it when wrk is missing."""
@@ -40,7 +42,8 @@ class Load:
 
     def run(self, url: str, _size: int, seconds: int, processor: int) -> int:
         """The number of complete answers within the given seconds; wrk knows only whole ones."""
-        command = ["taskset", "--cpu-list", str(processor), "wrk", "--threads", "1"]
+        places = f"0-{(os.cpu_count() or 1) - 1}" if self.spread else str(processor)
+        command = ["taskset", "--cpu-list", places, "wrk", "--threads", "1"]
         command += ["--connections", str(self.connections), "--duration", f"{seconds}s"]
         command += ["--timeout", f"{_ANSWER_TIMEOUT}s"]
         command += ["--script", str(self.script)] if self.script else []

@@ -53,6 +53,7 @@ class Setting:
     http2: bool = False
     access_log: bool = False
     long_keep_alive: bool = False
+    spread: bool = False  # over all processors, which the load shares then
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ def _trioserve(name: str, *options: str) -> Server:
     )
 
 
-def _granian(name: str, version: str) -> Server:
+def _granian(name: str, version: str, workers: int = 1) -> Server:
     listen = ("--host", "127.0.0.1", "--port", "{port}", "--http", version)
     return Server(
         name,
-        ("granian", "{app}", *listen, "--interface", "asgi", "--workers", "1", "--loop", "uvloop"),
+        ("granian", "{app}", *listen, "--interface", "asgi", "--workers", str(workers), "--loop", "uvloop"),
         access_log_off=("--no-access-log",),
         access_log_on=("--access-log",),
         tls=("--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"),
@@ -177,6 +178,9 @@ SERVERS = {
         ),
         _granian("granian", "1"),
         _granian("granian http2", "2"),
+        _trioserve("trioserve, 2 workers", "--http1-parser", "httptools", "--process-workers", "2"),
+        _uvicorn("uvicorn, 2 workers", "--loop", "uvloop", "--http", "httptools", "--workers", "2"),
+        _granian("granian, 2 workers", "1", workers=2),
         _trioserve("trioserve wsgi", "--http1-parser", "httptools", "--wsgi-threads", WSGI_THREADS),
         _uvicorn("uvicorn wsgi", "--loop", "uvloop", "--http", "httptools", "--interface", "wsgi"),
         _gunicorn("gunicorn gthread", *_GTHREAD),
@@ -212,6 +216,7 @@ def launched(server: Server, setting: Setting, site: Site) -> Iterator[Running]:
     """A started process that may not accept yet; ended with all its children when the block is left."""
     port = _free_port()
     output = site.directory / f"output-{port}.txt"
+    processors = set(range(os.cpu_count() or 1)) if setting.spread else {site.processor}
     with output.open("wb") as file:
         process = subprocess.Popen(
             command_line(server, setting, site, port),
@@ -221,7 +226,7 @@ def launched(server: Server, setting: Setting, site: Site) -> Iterator[Running]:
             cwd=site.directory,
             env=_variables(),
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {site.processor}),
+            preexec_fn=lambda: os.sched_setaffinity(0, processors),
         )
     try:
         yield Running(server, setting, port, process.pid, output)
