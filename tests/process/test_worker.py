@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import trustme
 
-from tests.server_process import ServerProcess, clean_environment, get, read_all, send_request
+from tests.server_process import PATIENCE, ServerProcess, clean_environment, get, read_all, send_request
 
 OURS = f"{os.sep}trioserve{os.sep}"
 
@@ -571,3 +578,100 @@ def test_closed_standard_streams_are_survived(directory):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert "Traceback" not in process.stderr.read()
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_signals_until_the_very_end_make_no_noise(directory):
+    with serve(directory) as server:
+        server.wait_until_serving()
+        server.signal(signal.SIGTERM)
+        end = time.monotonic() + PATIENCE
+        while server.process.poll() is None and time.monotonic() < end:
+            server.signal(signal.SIGUSR1)
+        assert server.wait() == 0
+    assert "stopped" in server.errors
+    assert "Exception ignored" not in server.errors
+
+
+def test_hup_without_a_supervisor_is_refused_in_the_log(directory):
+    with serve(directory) as server:
+        url = server.wait_until_serving()
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("warning: cannot reload: this process has no supervisor")
+        assert get(url) == (200, b"hello")
+        assert server.stop() == 0
+
+
+THREADS = """
+    import threading, time
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        threading.Thread(target=time.sleep, args=(3600,), name="left behind").start()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+"""
+
+
+def test_a_thread_that_never_ends_is_named_and_left(tmp_path):
+    write_app(tmp_path, THREADS)
+    with serve(tmp_path) as server:
+        assert get(server.wait_until_serving()) == (200, b"")
+        assert server.stop() == 0
+    assert "the process ends although it has not finished; threads: MainThread, left behind" in server.errors
+
+
+# -- privileges ----------------------------------------------------------------------------------------------------
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@as_root
+def test_another_user_serves_what_root_has_opened(tmp_path):
+    """The port, the key and env_file are root's; the application runs as nobody, who can open the logs again."""
+    nobody = pwd.getpwnam("nobody")
+    try:
+        subprocess.run([sys.executable, "-c", ""], user="nobody", check=True, stderr=subprocess.DEVNULL)
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("this interpreter is for root alone")
+    public = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own directories are root's
+    try:
+        certificate = trustme.CA().issue_cert("localhost")
+        key = public / "key.pem"
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(key))
+        (public / "secret.env").write_text("GREETING=secret\n")
+        for path in (key, public / "secret.env"):
+            path.chmod(0o600)
+        write_app(public, APP)
+        os.chown(public, nobody.pw_uid, -1)
+        arguments = ["--process-user", "nobody", "--tls-certificate", str(key), "--env-file", "secret.env"]
+        arguments += ["--logging-file", "error.log", "--logging-access", "access.log"]
+        address = f"127.0.0.1:{find_low_port()}"
+        with ServerProcess(public, "main:app", "-w", "0", "-b", address, *arguments) as server:
+            error_log = public / "error.log"
+            end = time.monotonic() + PATIENCE
+            while not error_log.exists() or " serving " not in error_log.read_text():
+                assert time.monotonic() < end
+            command = ["curl", "-sk", f"https://{address}/environment"]
+            assert subprocess.run(command, capture_output=True).stdout == b"secret"
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            assert f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}\t{nobody.pw_uid}" in status
+            error_log.rename(public / "error.log.1")
+            server.signal(signal.SIGUSR1)
+            while not error_log.exists():
+                assert time.monotonic() < end
+            assert server.stop() == 0
+        assert {path.stat().st_uid for path in public.glob("*.log*")} == {nobody.pw_uid}
+        assert "stopped" in error_log.read_text()
+    finally:
+        shutil.rmtree(public)
+
+
+def find_low_port():
+    for port in range(600, 1024):
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port below 1024 is free")

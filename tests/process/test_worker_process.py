@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import re
@@ -456,3 +457,15 @@ def test_closed_standard_streams_are_survived(directory):
         assert get(worker.url, "/descriptors")[0] == 200
         worker.order(Order.DRAIN)
         assert worker.process.wait(PATIENCE) == 0
+
+
+def test_signals_and_orders_until_the_very_end_make_no_noise(directory):
+    with Worker(directory) as worker:
+        worker.receive_of(Ready)
+        worker.order(Order.DRAIN)
+        numbers = itertools.cycle([signal.SIGHUP, signal.SIGINT, signal.SIGIO])
+        end = time.monotonic() + PATIENCE
+        while worker.process.poll() is None and time.monotonic() < end:
+            worker.process.send_signal(next(numbers))
+        assert worker.wait() == 0
+    assert worker.lines[-1] == "lifespan shutdown"

@@ -113,7 +113,8 @@ class _Alone:
 
     async def serve(self, latch: _SignalLatch) -> None:
         """Serve until the end, unless a signal to stop has come already."""
-        with open_signals() as intents:
+        # Inside Trio already, which closes the descriptor that handlers write to before it takes it back.
+        with _ignoring_signals_at_last(), open_signals() as intents:
             if latch.stop_asked:
                 return
             async with trio.open_nursery() as nursery:
@@ -158,13 +159,22 @@ class _SignalLatch:
 
 @contextmanager
 def _latch_signals() -> Iterator[_SignalLatch]:
-    """Latch our signals, and ignore them at last: the process ends, and its exit code must be ours."""
+    """Latch our signals while Trio does not receive them."""
     latch = _SignalLatch()
+    with _ignoring_signals_at_last():
+        try:
+            for number in INTENTS:
+                signal.signal(number, latch)
+            yield latch
+        finally:
+            latch.interrupts = False
+
+
+@contextmanager
+def _ignoring_signals_at_last() -> Iterator[None]:
+    """Ignore our signals at the end of the block: the process ends, and its exit code must be ours."""
     try:
-        for number in INTENTS:
-            signal.signal(number, latch)
-        yield latch
+        yield
     finally:
-        latch.interrupts = False
         for number in INTENTS:
             signal.signal(number, signal.SIG_IGN)

@@ -153,7 +153,7 @@ class _WorkerProcess:
 
     async def _serve(self, application: LoadedApp, listeners: list[Listener]) -> None:
         self._channel = channel = ControlChannel(self._sock)
-        with open_signals(OWN_SIGNALS) as intents:
+        with _ignoring_signals_at_last(), open_signals(OWN_SIGNALS) as intents:
             if self._early.stop_asked:
                 return
             async with trio.open_nursery() as nursery:
@@ -272,18 +272,28 @@ def _is_told_to_stop(sock: socket.socket) -> bool:
 
 @contextmanager
 def _take_signals(deadline: ExitDeadline) -> Iterator[_EarlyOrders]:
-    """Take our signals while Trio does not, and ignore them at last: the exit status must be ours."""
+    """Take our signals while Trio does not."""
     early = _EarlyOrders(deadline)
     for number in _UNHEEDED:
         signal.signal(number, _do_nothing)
     for number in OWN_SIGNALS:
         signal.signal(number, early.take_signal)
     signal.signal(signal.SIGIO, early.look)
-    try:
+    with _ignoring_signals_at_last():
         yield early
+
+
+@contextmanager
+def _ignoring_signals_at_last() -> Iterator[None]:
+    """Ignore all signals of ours at the end of the block: the process ends, and its exit status must be ours.
+
+    That has to begin inside Trio, which closes the descriptor that handlers write to before it takes it back; and the
+    interpreter gives signals with handlers their default meaning at its end, which is death for most.
+    """
+    try:
+        yield
     finally:
-        early.end()
-        for number in OWN_SIGNALS:
+        for number in (*OWN_SIGNALS, *_UNHEEDED, signal.SIGIO):
             signal.signal(number, signal.SIG_IGN)
 
 
