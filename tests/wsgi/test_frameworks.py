@@ -87,6 +87,32 @@ def test_form(client):
     assert response.json() == {"name": "jürgen & co", "colours": ["red", "grün"]}
 
 
+def test_form_without_a_length(client):
+    """In chunks on HTTP/1.1. Django would not look at a body without CONTENT_LENGTH."""
+    response = client.post(
+        "/form",
+        content=iter([b"name=j%C3%BCrgen&colour=", b"red&colour=blue"]),
+        headers={"content-type": "application/x-www-form-urlencoded"},
+    )
+    assert response.json() == {"name": "jürgen", "colours": ["red", "blue"]}
+
+
+# CherryPy wants a length or chunks, of which HTTP/2 has neither.
+@pytest.mark.parametrize("served", ["flask", "pyramid"], indirect=True)
+def test_large_upload_without_a_length(client):
+    head = (
+        b'--B\r\nContent-Disposition: form-data; name="name"\r\n\r\nn\r\n'
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n"
+    )
+    response = client.post(
+        "/upload",
+        content=iter([head, CONTENT, b"\r\n--B--\r\n"]),
+        headers={"content-type": "multipart/form-data; boundary=B"},
+    )
+    assert response.json()["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+
+
 def test_multipart_upload(client):
     file = ("data.bin", CONTENT, "application/octet-stream")
     response = client.post("/upload", data={"name": "jürgen"}, files={"file": file})
