@@ -116,7 +116,7 @@ async def test_of_http2():
     async with open_memory_server(WsgiApplication(app)) as server, Http2Client(server.connect()) as client:
         await client.start()
         assert (await client.get("/x")).status == 200
-    assert environs[0]["SERVER_PROTOCOL"] == "HTTP/2"
+    assert environs[0]["SERVER_PROTOCOL"] == "HTTP/2.0"
     assert environs[0]["HTTP_HOST"] == "localhost"
     assert "CONTENT_LENGTH" not in environs[0]
 
