@@ -32,18 +32,29 @@ APP = """
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": body})
 
+    dead = trio.Event()
+
     async def lifespan(receive, send):
         await receive()
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(die)
+            await receive()
+            nursery.cancel_scope.cancel()
         tell("lifespan shutdown")
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def die():
+        await dead.wait()
+        raise LookupError("no database")
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
             return await lifespan(receive, send)
         path = scope["path"]
-        if path == "/endless":
+        if path == "/die":
+            dead.set()
+        elif path == "/endless":
             tell("endless began")
             await trio.sleep_forever()
         elif path == "/slow":
@@ -448,6 +459,18 @@ def test_what_cannot_be_cancelled_ends_with_the_process(directory, path):
         request.close()
     assert "the process ends although it has not finished" in worker.errors
     assert any(line.startswith("  thread MainThread") for line in worker.lines)
+
+
+def test_a_lifespan_that_dies_while_a_thread_is_stuck_ends_the_process(directory):
+    timeouts = TimeoutSettings(graceful=0.2, cleanup_grace=0, lifespan_shutdown=0.2)
+    with Worker(directory, timeouts=timeouts) as worker:
+        worker.receive_of(Ready)
+        request = send_request(worker.url, "/trio-thread")
+        worker.wait_for_line("in a thread")
+        assert get(worker.url, "/die") == (200, b"hello")
+        assert worker.wait() == 1
+        request.close()
+    assert "the process ends although it has not finished" in worker.errors
 
 
 def test_closed_standard_streams_are_survived(directory):

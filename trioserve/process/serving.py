@@ -93,7 +93,7 @@ class Serving:
         """
         self._whole.deadline = trio.current_time() + self._timeouts.lifespan_startup
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_flushing, name="error log")
+            nursery.start_soon(self._look_after, name="error log, and an end that nobody has asked for")
             with self._whole:
                 await self._run()
             nursery.cancel_scope.cancel()
@@ -111,6 +111,15 @@ class Serving:
             self._whole.deadline = trio.current_time() + grace
             if self._stops == 1:
                 self._deadline.set(grace + STOP_MARGIN, CRASHED)
+
+    async def _look_after(self) -> None:
+        bounded = False
+        while True:
+            await trio.sleep(FLUSH_INTERVAL)
+            flush_logs()
+            if self._server is not None and self._server.draining.is_set() and not (self._stops or bounded):
+                bounded = True  # its lifespan has died, so that it drains by itself
+                self._deadline.set(bound_stop(self._config), CRASHED)
 
     def _report_timeout(self) -> None:
         if self._phase is _Phase.OPENING:
@@ -187,9 +196,3 @@ def bound_stop(config: Config) -> float:
     times = Timeouts.of(config.timeouts)
     allowed = times.drain_delay + times.graceful + times.cleanup_grace + times.lifespan_shutdown
     return allowed + STOP_MARGIN
-
-
-async def _keep_flushing() -> None:
-    while True:
-        await trio.sleep(FLUSH_INTERVAL)
-        flush_logs()
