@@ -27,7 +27,15 @@ if __name__ == "__main__":
 import trio
 
 from trioserve.config import ConfigError, parse_bind
-from trioserve.process.control import Command, ControlChannel, Failed, Order, Ready, receive_assignment
+from trioserve.process.control import (
+    Command,
+    ControlChannel,
+    Failed,
+    Order,
+    Ready,
+    Retire,
+    receive_assignment,
+)
 from trioserve.process.ending import find_exit_code, summarise
 from trioserve.process.exit_codes import CRASHED, STOPPED, UNUSABLE
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
@@ -159,7 +167,7 @@ class _WorkerProcess:
             async with trio.open_nursery() as nursery:
                 announce = partial(self._announce, channel, nursery)
                 serving = Serving(self._assignment.loaded, application, self._deadline, listeners, announce)
-                nursery.start_soon(_follow_signals, intents, serving, name="signals")
+                nursery.start_soon(_follow_signals, intents, channel, serving, name="signals")
                 nursery.start_soon(_follow_orders, channel, serving, name="orders")
                 await serving.run()
                 nursery.cancel_scope.cancel()
@@ -174,8 +182,10 @@ class _WorkerProcess:
         )
 
 
-async def _follow_signals(intents: AsyncIterator[Intent], serving: Serving) -> None:
+async def _follow_signals(intents: AsyncIterator[Intent], channel: ControlChannel, serving: Serving) -> None:
     async for intent in intents:
+        if intent is Intent.STOP:  # the supervisor need not wait for our end to find a successor
+            channel.send(Retire("it was told to stop"))
         serving.follow(intent)
 
 
