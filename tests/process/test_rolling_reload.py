@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 
 import pytest
+import trustme
 
 from tests.process.load import HTTP2, KEEP_ALIVE, MODES, ONE_EACH, Load
 from tests.process.supervised import FULL, Supervised, wait_until
@@ -47,6 +49,31 @@ def test_reloads_under_load_lose_no_request(tmp_path, mode, preload, record_prop
         assert len(load.pids) > RELOADS
         assert set(load.pids) <= set(server.ready)
         assert len(server.ready) == WORKERS * (RELOADS + 1)
+        assert server.stop() == 0
+
+
+@pytest.mark.skipif(not FULL, reason="a matter of size")
+@pytest.mark.parametrize("mode", MODES)
+def test_reloads_under_load_with_tls_lose_no_request(tmp_path, mode, record_property):
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["h2"] if mode == HTTP2 else ["http/1.1"])
+    with Supervised(
+        tmp_path, "-w", str(WORKERS), "--tls-certificate", str(tmp_path / "server.pem")
+    ) as server:
+        url = server.wait_until_serving()
+        server.wait_for_workers(WORKERS)
+        with Load(url, mode=mode, pause=PAUSE, context=context) as load:
+            for _ in range(RELOADS):
+                load.wait_for(REQUESTS // RELOADS)
+                server.reload(WORKERS)
+            load.wait_for(REQUESTS // RELOADS, total=REQUESTS)
+        print(load.describe())
+        record_property("figures", load.describe())
+        assert load.failures == []
+        assert len(load.pids) > RELOADS
         assert server.stop() == 0
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.process.clients import Http1Connection, open_socket
-from tests.process.load import Load
+from tests.process.load import MODES, Load
 from tests.process.supervised import FULL, Supervised, wait_until
 
 REQUESTS, SECONDS = 100, 2.0 if FULL else 1.0
@@ -154,11 +154,12 @@ def test_a_signal_during_the_start_ends_it(tmp_path):
         assert server.processes() == set()
 
 
-def test_stopping_under_load_ends_connections_properly(tmp_path):
+@pytest.mark.parametrize("mode", MODES)
+def test_stopping_under_load_ends_connections_properly(tmp_path, mode):
     """Refused connections are the only failures: nothing that was accepted is lost."""
     with Supervised(tmp_path, "-w", "2") as server:
         url = server.wait_until_serving()
-        with Load(url) as load:
+        with Load(url, mode=mode, pause=0.0) as load:
             load.wait_for(500)
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
