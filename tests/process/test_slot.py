@@ -259,6 +259,6 @@ async def test_a_worker_that_does_not_stop_at_once_is_killed_within_a_second():
 @pytest.mark.parametrize("plan", [("serve",), ("die",)])
 async def test_all_that_was_opened_is_closed(plan):
     before = len(os.listdir("/proc/self/fd"))
-    async with running_slot(generation(*plan)) as (slot, watcher, _):
+    async with running_slot(generation(*plan)) as (_, watcher, _):
         await watcher.wait_for(lambda: watcher.ready or len(watcher.failures) == 2)
     assert len(os.listdir("/proc/self/fd")) == before

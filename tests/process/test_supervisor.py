@@ -352,20 +352,35 @@ def test_a_reload_during_a_stop_is_not_heard(tmp_path):
 
 
 @SPAWNED_AND_PRELOADED
-def test_fifty_replacements_leave_nothing_behind(tmp_path, options):
-    with Supervised(tmp_path, *options) as server:
+def test_many_replacements_leave_nothing_behind(tmp_path, options):
+    with Supervised(tmp_path, "-w", "4", *options) as server:
         url = server.wait_until_serving()
         wait_until(lambda: int(server.ask(url)), "it serves")
         before = count_descriptors(server.process.pid)
-        for number in range(50):
-            if number % 10 == 9:
-                server.reload(1)
+        for number in range(12):
+            if number % 3 == 2:
+                server.reload(4)
             else:
-                os.kill(server.ready[-1], signal.SIGTERM)
-                server.wait_for_workers(number + 2)
-        wait_until(lambda: len(server.processes()) == 1 + len(options), "the last but one has gone")
+                total = len(server.wait_for_workers(4)) + 4
+                for pid in server.ready[-4:]:
+                    os.kill(pid, signal.SIGTERM if number % 3 else signal.SIGKILL)
+                server.wait_for_workers(total)
+        wait_until(lambda: len(server.processes()) == 4 + len(options), "the former ones have gone")
         assert find_zombies(server.process.pid) == []
         wait_until(lambda: count_descriptors(server.process.pid) == before, "all descriptors are closed")
+        assert server.stop() == 0
+
+
+def test_a_worker_that_is_told_to_stop_has_a_successor_before_it_has_ended(tmp_path):
+    with Supervised(tmp_path) as server:
+        url = server.wait_until_serving()
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as sock:
+            sock.sendall(b"GET /slow/30 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(1)
+            os.kill(server.ready[0], signal.SIGTERM)
+            server.wait_for_line(rf"worker 1 \({server.ready[0]}\) is to be replaced: it was told to stop")
+            server.wait_for_workers(2)
+            assert int(server.ask(url)) == server.ready[1]
         assert server.stop() == 0
 
 

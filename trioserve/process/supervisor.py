@@ -33,7 +33,7 @@ from trioserve.process.slot import Bell, Generation, Slot
 from trioserve.process.sockets import open_next_sockets
 from trioserve.process.supervised_worker import Crew
 from trioserve.server.listeners import BindError
-from trioserve.telemetry.logs import reopen_logs
+from trioserve.telemetry.logs import flush_logs, reopen_logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trioserve.process.systemd import Notifier
 
 MOST_WORKERS = 1024
+_FLUSH_INTERVAL = 0.5
 
 logger = logging.getLogger("trioserve")
 
@@ -104,6 +105,7 @@ class Supervisor:
                 self.stop()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow, intents, name="signals")
+                nursery.start_soon(_flush_logs, name="log")
                 nursery.start_soon(self._notifier.feed_while, self._is_healthy, name="watchdog")
                 async with trio.open_nursery() as lives:
                     self._lives = lives
@@ -334,6 +336,13 @@ class Supervisor:
 
     def _find_slot_without(self, generation: Generation) -> Slot | None:
         return next((slot for slot in self._slots if slot.generation is not generation), None)
+
+
+async def _flush_logs() -> None:
+    """Write what had to wait for other processes' turns or for a slow reader; the next record may be far away."""
+    while True:
+        await trio.sleep(_FLUSH_INTERVAL)
+        flush_logs()
 
 
 def _what_is_watched(config: Config) -> tuple[object, ...]:
