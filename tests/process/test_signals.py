@@ -27,6 +27,9 @@ async def test_the_table_says_what_operators_expect():
     assert INTENTS[signal.SIGTERM] is INTENTS[signal.SIGINT] is Intent.STOP
     assert INTENTS[signal.SIGUSR1] is Intent.REOPEN_LOGS
     assert INTENTS[signal.SIGQUIT] is Intent.DUMP_TASKS
+    assert INTENTS[signal.SIGHUP] is Intent.RELOAD
+    assert INTENTS[signal.SIGTTIN] is Intent.ADD_WORKER
+    assert INTENTS[signal.SIGTTOU] is Intent.REMOVE_WORKER
 
 
 async def test_intents_come_one_after_the_other_in_a_loop():
