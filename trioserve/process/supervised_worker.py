@@ -181,14 +181,21 @@ class SupervisedWorker:
                 self._terminate()
             return
         heartbeat = self._process_settings.heartbeat or inf
-        while trio.current_time() < self._last_sign + heartbeat:
+        silent = False
+        while not silent:
             await trio.sleep_until(self._last_sign + heartbeat)
-            # Whoever has been stopped for a while, such as this process, finds news in its socket first.
-            await trio.sleep(min(1.0, heartbeat / 4))
+            silent = await self._is_silent(min(1.0, heartbeat / 4))
         logger.error("%s has not run its event loop for %g s", self, heartbeat)
         self._enter(Stage.ENDING)
         await self._log_stacks()
         self._terminate()
+
+    async def _is_silent(self, seconds: float) -> bool:
+        """Listen for so long. A supervisor that has been stopped for a while finds signs of life in its sockets."""
+        last, begin = self._last_sign, trio.current_time()
+        await trio.sleep(seconds)
+        stopped_meanwhile = trio.current_time() > begin + 2 * seconds
+        return self._last_sign == last and not stopped_meanwhile
 
     async def _log_stacks(self) -> None:
         """Ask for the stacks of its threads, which faulthandler writes even when no Python code runs."""
