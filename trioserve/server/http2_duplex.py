@@ -7,7 +7,7 @@ of the stream's request body, bytes that go are content of its response; the win
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -111,15 +111,18 @@ class Http2Duplex(Transport):
 
     def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """See `Transport`; all is taken, and what is left is only to wait."""
+        if self._sending or self._closed or self._ended or self._stream.gone:
+            self._refuse_to_send()
+        self._taken += len(data)
+        fits = self._stream.put_content(bytes(data), last=False)
+        return None if fits else NOTHING
+
+    def _refuse_to_send(self) -> NoReturn:
         if self._sending:
             raise trio.BusyResourceError("another task is writing to this stream")
         if self._closed or self._ended:
             raise trio.ClosedResourceError("the sending side of this stream was closed")
-        if self._stream.gone:
-            raise trio.BrokenResourceError("the stream was reset")
-        self._taken += len(data)
-        fits = self._stream.put_content(bytes(data), last=False)
-        return None if fits else NOTHING
+        raise trio.BrokenResourceError("the stream was reset")
 
     async def send_rest(self, rest: memoryview) -> None:  # noqa: ARG002 - what is left is in the machine
         """See `Transport`."""
@@ -142,12 +145,8 @@ class Http2Duplex(Transport):
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `Transport`."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is writing to this stream")
-        if self._closed or self._ended:
-            raise trio.ClosedResourceError("the sending side of this stream was closed")
-        if self._stream.gone:
-            raise trio.BrokenResourceError("the stream was reset")
+        if self._sending or self._closed or self._ended or self._stream.gone:
+            self._refuse_to_send()
         if self._stream.full:
             await self.send_rest(NOTHING)
         else:
