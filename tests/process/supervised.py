@@ -9,11 +9,19 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.process.clients import Http1Connection, open_socket
 from tests.server_process import PATIENCE, ServerProcess
 
 FULL = os.environ.get("TRIOSERVE_PROCESS_TESTS") == "full"
 """Whether tests have the size that a release is judged by; it takes minutes."""
+
+_WAYS = {False: "spawned", True: "preloaded"}
+spawned_by_default, preloaded_by_default = (
+    pytest.mark.parametrize("preload", [*_WAYS] if FULL else [way], ids=_WAYS.get) for way in _WAYS
+)
+"""Both ways of starting workers in the full size, one of them otherwise."""
 
 HERE = Path(__file__).parent
 APP = ("--app-dir", str(HERE), "apps:app")

@@ -39,13 +39,13 @@ def test_a_worker_that_computes_in_slices_lives_on(tmp_path):
     with Supervised(tmp_path, *HEARTBEAT) as server:
         url = server.wait_until_serving()
         (pid,) = server.wait_for_workers(1)
-        assert server.ask(url, "/compute/5") == b"%d" % pid
+        assert server.ask(url, "/compute/4") == b"%d" % pid
         assert server.stop() == 0
         assert SILENCE not in server.errors
 
 
 def test_an_import_may_last_longer_than_the_heartbeat(tmp_path):
-    env = {"APP_AT_IMPORT": "time.sleep(4)"}
+    env = {"APP_AT_IMPORT": "time.sleep(3.5)"}
     with Supervised(tmp_path, *HEARTBEAT, env=env) as server:
         url = server.wait_until_serving()
         server.ask(url)

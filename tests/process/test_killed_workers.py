@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 
 from tests.process.load import KEEP_ALIVE, Load
-from tests.process.supervised import FULL, Supervised, wait_until
+from tests.process.supervised import FULL, Supervised, preloaded_by_default, spawned_by_default, wait_until
 
-KILLS = 20 if FULL else 4
+KILLS = 20 if FULL else 3
 WORKERS = 3
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["spawned", "preloaded"])
+@spawned_by_default
 def test_killed_workers_are_replaced_and_hurt_nobody_else(tmp_path, preload, record_property):
     options = ["--process-preload"] if preload else []
     with Supervised(tmp_path, "-w", str(WORKERS), *options) as server:
@@ -79,7 +79,7 @@ def test_a_crash_at_start_backs_off_and_ends(tmp_path):
     [{"APP_AT_IMPORT": "import absent_module"}, {"APP_AT_STARTUP": "raise RuntimeError('no database')"}],
     ids=["import", "lifespan"],
 )
-@pytest.mark.parametrize("preload", [False, True], ids=["spawned", "preloaded"])
+@preloaded_by_default
 def test_an_application_that_cannot_start_ends_everything_at_once(tmp_path, env, preload):
     options = ["--process-preload"] if preload else []
     start = time.monotonic()
@@ -115,7 +115,7 @@ def test_one_slot_that_fails_does_not_end_those_that_serve(tmp_path):
         with Load(url) as load:
             load.wait_for(100)
             os.kill(server.ready[0], signal.SIGKILL)
-            for _ in range(4):
+            for _ in range(3):
                 server.wait_for_line("ended before it was ready")
             load.wait_for(100)
             broken.unlink()

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.process.load import Load
-from tests.process.supervised import Supervised, wait_until
+from tests.process.supervised import Supervised, spawned_by_default, wait_until
 
 MAIN = """
 from part import TEXT
@@ -45,7 +45,7 @@ def wait_for_answer(server: Supervised, url: str, text: bytes) -> None:
     wait_until(lambda: {server.ask(url) for _ in range(5)} == {text}, f"{text!r} is served")
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["spawned", "preloaded"])
+@spawned_by_default
 def test_saves_are_followed_and_mistakes_leave_the_old_code_serving(folder, preload):
     options = ["--process-preload"] if preload else []
     with start(folder, *options) as server:

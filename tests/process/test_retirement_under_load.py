@@ -7,7 +7,7 @@ import pytest
 from tests.process.load import HTTP2, KEEP_ALIVE, MODES, Load
 from tests.process.supervised import FULL, Supervised, wait_until
 
-REQUESTS, WORKERS, PAUSE = (10_000, 20, 0.0) if FULL else (600, 6, 0.005)
+REQUESTS, WORKERS, PAUSE = (10_000, 20, 0.0) if FULL else (400, 6, 0.005)
 
 
 @pytest.mark.parametrize("mode", MODES if FULL else [KEEP_ALIVE, HTTP2])

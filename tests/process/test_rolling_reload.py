@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from tests.process.load import HTTP2, KEEP_ALIVE, MODES, ONE_EACH, Load
-from tests.process.supervised import FULL, Supervised, wait_until
+from tests.process.supervised import FULL, Supervised, preloaded_by_default, wait_until
 
 RELOADS, REQUESTS, PAUSE = (20, 20_000, 0.0) if FULL else (2, 600, 0.005)
 WORKERS = 2
@@ -77,7 +77,7 @@ def test_reloads_under_load_with_tls_lose_no_request(tmp_path, mode, record_prop
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["spawned", "preloaded"])
+@preloaded_by_default
 def test_new_code_is_served_and_broken_code_is_not(tmp_path, preload):
     write_version(tmp_path, "one")
     options = ["--process-preload"] if preload else []
