@@ -28,7 +28,7 @@ class WebSocketSettings(Settings, frozen=True, kw_only=True):
         ),
     ] = 16 * _MIB
     max_fragments: Annotated[
-        int, count("Most frames of one message; more end the session with 1009.", least=1)
+        int, count("Most frames of under 64 bytes in one message; more end the session with 1009.", least=1)
     ] = 4096
     queue: Annotated[
         int,

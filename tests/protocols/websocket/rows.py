@@ -97,6 +97,12 @@ MESSAGES = [
         limits=SMALL,
     ),
     row(
+        "fragments that carry something are bounded by the size of the message",
+        frame(BINARY, b"x" * 64) + frame(CONTINUATION, b"x" * 64) * 13 + frame(FIN | CONTINUATION),
+        b"x" * 896,
+        limits=SMALL,
+    ),
+    row(
         "each message counts alone",
         (frame(BINARY, b"x" * 900) + frame(FIN | CONTINUATION, b"x" * 100)) * 2,
         b"x" * 1000,
@@ -345,6 +351,13 @@ TOO_MUCH = [
         1009,
         limits=SMALL,
         known_after=7 * 4 + 2,
+    ),
+    broken(
+        "too many fragments that carry hardly anything",
+        frame(BINARY, b"x" * 64) + frame(CONTINUATION, b"x" * 63) * 4 + frame(CONTINUATION, b"x" * 63),
+        1009,
+        limits=SMALL,
+        known_after=70 + 4 * 69 + 2,
     ),
     broken(
         "too many fragments of nothing",

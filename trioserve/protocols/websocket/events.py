@@ -52,7 +52,7 @@ class WebSocketLimits:
 
     Args:
         max_message_size: bytes of a message, inflated, all fragments together. Above it: 1009.
-        max_fragments: frames of one message. Above it: 1009.
+        max_fragments: frames of under 64 bytes in one message; its size bounds the larger ones. Above it: 1009.
     """
 
     max_message_size: int = 16 << 20

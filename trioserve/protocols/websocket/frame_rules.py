@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NO_BITS: Final = RsvBits(False, False, False)
 _DEFLATED: Final = RsvBits(True, False, False)
 _SLACK: Final = 1024
+SMALL_FRAGMENT: Final = 64
+"""Frames of so many bytes carry their own weight: the size of the message bounds their number."""
 _TRY_AGAIN_LATER: Final = (1013).to_bytes(2, "big")
 _BAD_GATEWAY: Final = (1014).to_bytes(2, "big")
 
@@ -53,7 +55,7 @@ class FrameRules(Extension):
         self._deflated = False
         # Of the message so far.
         self._is_text = False
-        self._fragments = 0
+        self._small_fragments = 0
         self._wire_size = 0
 
     def enabled(self) -> bool:
@@ -90,7 +92,7 @@ class FrameRules(Extension):
         if self._wire_size + payload_length > (2 * limit + _SLACK if deflated else limit):
             self.reason = "message too large"
             return False
-        if self._fragments >= self._limits.max_fragments:
+        if payload_length < SMALL_FRAGMENT and self._small_fragments >= self._limits.max_fragments:
             self.reason = "message in too many fragments"
             return False
         return True
@@ -120,7 +122,7 @@ class FrameRules(Extension):
         """Count a complete frame; at the end of a message, inflate what is left."""
         if self._opcode.iscontrol():
             return None
-        self._fragments += 1
+        self._small_fragments += self.payload_length < SMALL_FRAGMENT
         self._wire_size += self.payload_length
         self.in_message = not fin
         if not fin or not self._deflated:
@@ -141,7 +143,7 @@ class FrameRules(Extension):
     def take_message(self) -> bytearray:
         """Return the bytes of the message that is complete, and begin the next."""
         message, self.message = self.message, bytearray()
-        self._fragments = self._wire_size = 0
+        self._small_fragments = self._wire_size = 0
         return message
 
     def _room(self) -> int:
