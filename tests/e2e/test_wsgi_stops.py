@@ -114,7 +114,7 @@ def test_second_signal_does_not_wait_for_threads():
         process.signal(15)
         process.wait_for_line("stopping")
         process.signal(15)
-        process.wait()
+        assert process.wait() == 0, process.errors
         assert time.monotonic() - begin < 2.0 + MORE
         sock.close()
 

@@ -6,11 +6,12 @@ import os
 import resource
 import socket
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
 
-from trioserve.config import Config, LifecycleSettings, LimitSettings, LoggingSettings
+from trioserve.config import Config, LifecycleSettings, LimitSettings, LoggingSettings, ProcessSettings
 from trioserve.server.server import serve
 from trioserve.testing.raw_client import RawClient
 
@@ -141,3 +142,31 @@ async def test_out_of_descriptors(caplog):
     assert accepted_while_full == 1
     warnings = [record for record in caplog.records if "cannot accept connections" in record.getMessage()]
     assert 1 <= len(warnings) <= 5
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 40), (1, 40), (2, 1), ("auto", 1)])
+async def test_a_burst_is_shared_with_other_workers(workers, expected):
+    taken = []
+
+    class Watch(trio.abc.Instrument):
+        def after_io_wait(self, timeout):
+            taken.append(server.stats().connections_accepted)
+
+    config = Config(
+        bind=("127.0.0.1:0",),
+        process=ProcessSettings(workers=workers),
+        logging=LoggingSettings(access="off"),
+        lifecycle=LifecycleSettings(lifespan="off"),
+    )
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve, hello, config)
+            waiting = [socket.create_connection(server.addresses[0]) for _ in range(40)]
+            trio.lowlevel.add_instrument(Watch())
+            while server.stats().connections_accepted < 40:
+                await trio.lowlevel.checkpoint()
+            taken.append(40)
+            assert max(later - before for before, later in pairwise(taken)) == expected
+            for sock in waiting:
+                sock.close()
+            server.stop_now()

@@ -20,7 +20,7 @@ import trio
 from trioserve import __version__
 from trioserve.asgi.lifespan import HURRIED_SHUTDOWN
 from trioserve.process.app_loader import AppLoadError
-from trioserve.process.exit_codes import CRASHED
+from trioserve.process.exit_codes import CRASHED, STOPPED
 from trioserve.process.exit_deadline import HURRIED_MARGIN, STOP_MARGIN, ExitDeadline
 from trioserve.process.signals import Intent, render_task_tree
 from trioserve.protocols.http1 import machine_class
@@ -182,7 +182,10 @@ class Serving:
             self.stop()
 
     def _bound_the_end(self) -> None:
-        self._deadline.set(bound_stop(self._config) if self._stops == 1 else HURRIED_MARGIN, CRASHED)
+        if self._stops == 1:
+            self._deadline.set(bound_stop(self._config), CRASHED)
+        else:
+            self._deadline.set(HURRIED_MARGIN, STOPPED)  # nobody is waited for: that is what was asked for
 
     def _reopen_logs(self) -> None:
         reopen_logs()

@@ -29,6 +29,8 @@ PAUSE = 0.1
 """Seconds to wait when the process is out of descriptors or memory."""
 AT_ONCE = 64
 """Connections that are accepted before other tasks get their turn."""
+AT_ONCE_BESIDE_OTHERS = 1
+"""The same where other processes accept from the same sockets, so that a burst is shared among them."""
 
 Serve = Callable[[Listener, socket.socket, Any, Callable[[], None]], Awaitable[None]]
 
@@ -43,16 +45,24 @@ class Acceptor:
         counters: where connections are counted.
         limit: most open connections, 0 for no limit.
         limit_per_ip: most open connections of one address, 0 for no limit.
+        at_once: connections that are accepted before other tasks, and other processes, get their turn.
     """
 
     def __init__(
-        self, serve: Serve, spawn: Callable[..., None], counters: Counters, limit: int, limit_per_ip: int
+        self,
+        serve: Serve,
+        spawn: Callable[..., None],
+        counters: Counters,
+        limit: int,
+        limit_per_ip: int,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._serve = serve
         self._spawn = spawn
         self._counters = counters
         self._limit = limit
         self._limit_per_ip = limit_per_ip
+        self._at_once = at_once
         self._exhausted = False  # out of descriptors or memory, which was logged
         self._open = 0
         self._open_per_ip: Counter[str] = Counter()
@@ -66,10 +76,10 @@ class Acceptor:
                 if self._room.is_set():  # another listener may wait for it already
                     self._room = trio.Event()
                 await self._room.wait()
-            elif not self.accept_waiting(listener):
+            elif not self.accept_waiting(listener, self._at_once):
                 await trio.sleep(PAUSE)
 
-    def accept_waiting(self, listener: Listener, most: int = AT_ONCE) -> bool:
+    def accept_waiting(self, listener: Listener, most: int) -> bool:
         """Accept what waits in a listener's backlog; False when the process is out of resources."""
         for _ in range(most):
             if self._limit and self._open >= self._limit:

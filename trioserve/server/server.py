@@ -23,7 +23,7 @@ from trioserve.config import Config, resolve_connection_limit
 from trioserve.protocols.headers import ProxyRules
 from trioserve.protocols.http1 import Http1Limits, machine_class
 from trioserve.protocols.http2.limits import Http2Limits, Rate
-from trioserve.server.acceptor import Acceptor
+from trioserve.server.acceptor import AT_ONCE, AT_ONCE_BESIDE_OTHERS, Acceptor
 from trioserve.server.certificates import follow_certificates
 from trioserve.server.connection import serve_socket, serve_stream
 from trioserve.server.context import ConnectionSettings, ServerContext
@@ -296,6 +296,7 @@ class Server:
             self._counters,
             resolve_connection_limit(limits),
             limits.connections_per_ip,
+            AT_ONCE if self._config.process.workers in (0, 1) else AT_ONCE_BESIDE_OTHERS,
         )
         for listener in self._listeners:
             if listener.socket.family != socket.AF_UNIX:
