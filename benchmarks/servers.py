@@ -162,6 +162,9 @@ SERVERS = {
     server.name: server
     for server in (
         _trioserve("trioserve httptools", "--http1-parser", "httptools"),
+        _trioserve(
+            "trioserve httptools, no supervisor", "--http1-parser", "httptools", "--process-workers", "0"
+        ),
         _trioserve("trioserve h11", "--http1-parser", "h11"),
         _trioserve("trioserve http2"),
         _uvicorn("uvicorn uvloop httptools", "--loop", "uvloop", "--http", "httptools"),
