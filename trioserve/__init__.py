@@ -1,12 +1,12 @@
-"""The web server for structured concurrency: ASGI on Trio.
+"""The web server for structured concurrency: ASGI and WSGI on Trio.
 
 `serve(app, config)` is the whole server as one async function, for a nursery of your own; the command `trioserve`
 runs it in a process. The code stands on floors, and imports go down only:
 
-    cli, __main__          words on the command line
-    process/               operating-system processes: loading the application, signals
-    server/                Trio I/O: poller, transports, listeners, connections, HTTP/1.1
-    asgi/                  the application's side: scope, receive, send, lifespan
+    cli, gunicorn          words on the command line; the same server under Gunicorn
+    process/               operating-system processes: supervisor, workers, loading the application, signals
+    server/                Trio I/O: poller, transports, listeners, connections, HTTP/1.1 and 2, WebSocket
+    asgi/ wsgi/            the application's side: scope, receive, send, lifespan; WSGI on threads
     protocols/             sans-I/O machines: bytes <-> events
     config/ telemetry/     frozen settings, log lines and counters
     testing/               the same server over memory streams, for tests
