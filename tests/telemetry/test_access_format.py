@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,10 +129,10 @@ def test_the_default_text_line():
     assert re.fullmatch(
         r"192\.0\.2\.7 - - "
         + stamp
-        + r' "GET /items\?page=2 HTTP/1\.1" 404 13 "http://r/" "probe/1" 1\.500000 0\.250000',
+        + r' "GET /items\?page=2 HTTP/1\.1" 404 13 "http://r/" "probe/1" 1\.500000 0\.250000 <\d+>',
         line,
     )
-    assert render("text", Exchange(outcome="timeout")).endswith(" 1.500000 0.250000 timeout")
+    assert render("text", Exchange(outcome="timeout")).endswith(f" 1.500000 0.250000 <{os.getpid()}> timeout")
 
 
 def test_the_time_stamp_is_rendered_again_only_in_a_new_second():

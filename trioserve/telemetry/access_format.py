@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     RenderLine = Callable[[LoggedExchange], str]
 
-TEXT_FORMAT = '%(h)s - %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s %(ttfb)s%(unfinished)s'
+TEXT_FORMAT = '%(h)s - %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(L)s %(ttfb)s %(p)s%(unfinished)s'
 """The `text` format: the combined log format, duration, time to first byte, outcome when not complete."""
 
 
