@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import sys
 import textwrap
+import wsgiref.validate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -341,6 +342,25 @@ async def check_wsgi_is_served(loaded):
         assert isinstance(application, WsgiApplication)
         async with open_memory_server(application) as server, server.client() as client:
             assert (await client.get("/")).text == "from wsgi"
+
+
+class WsgiWithMore:
+    def __call__(self, environ, start_response, exc_info=None):
+        return wsgi_function(environ, start_response)
+
+
+class AsgiWithMore:
+    def __call__(self, scope, receive, send, *rest):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("application", [WsgiWithMore(), wsgiref.validate.validator(wsgi_function)])
+def test_wsgi_that_could_be_called_with_three_arguments(application):
+    assert detect_interface(application) == "wsgi"
+
+
+def test_asgi_that_could_be_called_with_more_arguments():
+    assert detect_interface(AsgiWithMore()) == "asgi3"
 
 
 async def test_wsgi_by_name_where_the_signature_does_not_tell():

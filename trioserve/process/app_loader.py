@@ -158,7 +158,8 @@ def load_app(
 def detect_interface(application: Callable[..., Any]) -> Interface:
     """Which interface an application has, as far as its signature says; ASGI 3 when that could be several.
 
-    ASGI 3 is called with three arguments, WSGI with two (PEP 3333), ASGI 2 with the scope alone.
+    ASGI 3 is called with three arguments, WSGI with two (PEP 3333), ASGI 2 with the scope alone. Where there may be
+    two as well as three, the name that PEP 3333 gives to the second one tells, and so does the standard validator.
     """
     inner = application
     while isinstance(inner, functools.partial):
@@ -167,11 +168,22 @@ def detect_interface(application: Callable[..., Any]) -> Interface:
         return "asgi3"
     if not inspect.isclass(inner) and inspect.iscoroutinefunction(getattr(inner, "__call__", None)):  # noqa: B004
         return "asgi3"
+    if _accepts(application, 2) and (_names_start_response(application) or _is_validator(inner)):
+        return "wsgi"
     if _accepts(application, 3):
         return "asgi3"
     if _accepts(application, 1):
         return "asgi2"
     return "wsgi" if _accepts(application, 2) else "asgi3"
+
+
+def _names_start_response(application: Callable[..., Any]) -> bool:
+    return "start_response" in inspect.signature(application).parameters
+
+
+def _is_validator(inner: Any) -> bool:
+    """Whether it is what `wsgiref.validate.validator` makes: a function of any arguments."""
+    return getattr(inner, "__module__", None) == "wsgiref.validate"
 
 
 def adapt_asgi2(application: Callable[..., Any]) -> Application:
