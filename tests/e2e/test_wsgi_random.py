@@ -35,9 +35,17 @@ class Echo:
             start_response("500 No", [TEXT])  # not what is sent in the end
             start_response("200 OK", [TEXT], (None, None, None))
         write = start_response("200 OK", [TEXT], (None, None, None))
-        while choice.random() < 0.5:
-            write(self.read_some(environ, choice))
+        try:
+            while choice.random() < 0.5:
+                write(self.read_some(environ, choice))
+        except OSError:  # the client has left; there will be nothing to close
+            self.count_end()
+            raise
         return Pieces(self, environ, choice)
+
+    def count_end(self):
+        with self.lock:
+            self.closed += 1
 
     @staticmethod
     def read_some(environ, choice):
@@ -58,8 +66,7 @@ class Pieces:
         yield self.environ["wsgi.input"].read()
 
     def close(self):
-        with self.echo.lock:
-            self.echo.closed += 1
+        self.echo.count_end()
 
 
 def body_for(seed):
