@@ -250,6 +250,7 @@ def test_new_code_that_fails_leaves_the_old_one_serving_and_the_next_reload_reco
         (tmp_path / "code.py").write_text("")
         server.reload(2)
         server.wait_for_line("info: reloaded")
+        wait_until(lambda: not old & set(server.processes()), "the old ones have gone")
         assert int(server.ask(url)) in set(server.ready[2:])
         assert server.stop() == 0
 
@@ -297,6 +298,7 @@ def test_binds_come_and_go_with_a_reload(tmp_path):
         server.wait_for_line(f"serving .* on {url}$")
         assert (tmp_path / "new.sock").exists()
         assert not (tmp_path / "old.sock").exists()
+        wait_until(lambda: server.ready[0] not in server.processes(), "the old one has gone")
         assert int(server.ask(url)) == server.ready[-1]
         assert server.stop() == 0
     assert not (tmp_path / "new.sock").exists()
