@@ -140,6 +140,7 @@ def test_reloads_that_are_asked_for_at_once_are_not_lost(tmp_path):
             server.signal(signal.SIGHUP)  # during the first
             server.wait_for_workers(6)
             load.wait_for(100)
+        wait_until(lambda: len(server.processes()) == 2, "the old ones have gone")
         with Load(url, mode=KEEP_ALIVE) as after:
             after.wait_for(100)
         assert load.failures + after.failures == []

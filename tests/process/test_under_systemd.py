@@ -279,6 +279,7 @@ class TestActivation:
             former = set(server.wait_for_workers(2))
             server.reload(2)
             server.wait_for_line("reloaded")
+            wait_until(lambda: not former & set(server.processes()), "the old ones have gone")
             assert int(server.ask(url)) not in former
             assert server.stop() == 0
 
