@@ -184,7 +184,8 @@ class SupervisedWorker:
         silent = False
         while not silent:
             await trio.sleep_until(self._last_sign + heartbeat)
-            silent = await self._is_silent(min(1.0, heartbeat / 4))
+            if trio.current_time() >= self._last_sign + heartbeat:  # it has not beaten meanwhile
+                silent = await self._is_silent(min(1.0, heartbeat / 4))
         logger.error("%s has not run its event loop for %g s", self, heartbeat)
         self._enter(Stage.ENDING)
         await self._log_stacks()
