@@ -22,11 +22,12 @@ from trioserve.asgi.lifespan import HURRIED_SHUTDOWN
 from trioserve.process.app_loader import AppLoadError
 from trioserve.process.exit_codes import CRASHED, STOPPED
 from trioserve.process.exit_deadline import HURRIED_MARGIN, STOP_MARGIN, ExitDeadline
+from trioserve.process.log_flusher import keep_logs_flushed
 from trioserve.process.signals import Intent, render_task_tree
 from trioserve.protocols.http1 import machine_class
 from trioserve.server.context import Timeouts
 from trioserve.server.server import Server, serve_listeners
-from trioserve.telemetry.logs import flush_logs, reopen_logs
+from trioserve.telemetry.logs import reopen_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from trioserve.config import Config, LoadedConfig
     from trioserve.process.app_loader import LoadedApp
     from trioserve.server.listeners import Listener
-
-FLUSH_INTERVAL = 1.0
-"""Seconds between two attempts to write what a slow reader of the error log has left."""
 
 logger = logging.getLogger("trioserve")
 
@@ -81,6 +79,7 @@ class Serving:
         self._timeouts = Timeouts.of(loaded.config.timeouts)
         self._phase = _Phase.OPENING
         self._server: Server | None = None
+        self._serves = trio.Event()
         self._stops = 0
         self._whole = trio.CancelScope()  # the application's whole life
         self._serving = trio.CancelScope()
@@ -93,7 +92,8 @@ class Serving:
         """
         self._whole.deadline = trio.current_time() + self._timeouts.lifespan_startup
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_after, name="error log, and an end that nobody has asked for")
+            nursery.start_soon(keep_logs_flushed, name="error log")
+            nursery.start_soon(self._bound_other_ends, name="end")
             with self._whole:
                 await self._run()
             nursery.cancel_scope.cancel()
@@ -112,14 +112,13 @@ class Serving:
             if self._stops == 1:
                 self._deadline.set(grace + STOP_MARGIN, CRASHED)
 
-    async def _look_after(self) -> None:
-        bounded = False
-        while True:
-            await trio.sleep(FLUSH_INTERVAL)
-            flush_logs()
-            if self._server is not None and self._server.draining.is_set() and not (self._stops or bounded):
-                bounded = True  # its lifespan has died, so that it drains by itself
-                self._deadline.set(bound_stop(self._config), CRASHED)
+    async def _bound_other_ends(self) -> None:
+        """Bound an end that nobody has asked for: a server whose lifespan has died drains by itself."""
+        await self._serves.wait()
+        assert self._server is not None
+        await self._server.draining.wait()
+        if not self._stops:
+            self._deadline.set(bound_stop(self._config), CRASHED)
 
     def _report_timeout(self) -> None:
         if self._phase is _Phase.OPENING:
@@ -130,6 +129,7 @@ class Serving:
         """Take the running server from `serve`: its application has started, and its listeners accept."""
         assert value is not None
         self._server = server = value
+        self._serves.set()
         self._phase = _Phase.SERVING
         config = self._config
         parser = machine_class(config.http1.parser).__name__.removesuffix("Machine").lower()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from trioserve.process.backoff import Backoff
+from trioserve.process.bell import Bell
 from trioserve.process.supervised_worker import Crew, Stage, SupervisedWorker
 
 if TYPE_CHECKING:
@@ -48,22 +49,6 @@ class SlotState(enum.Enum):
     FILLING = "a worker starts, and nobody serves"
     SERVING = "a worker serves"
     REPLACING = "a worker serves, and its successor starts"
-
-
-class Bell:
-    """Wakes one task; what rings while nobody waits is heard by the next wait."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def ring(self) -> None:
-        """Wake whoever waits."""
-        self._event.set()
-
-    async def wait(self) -> None:
-        """Wait for a ring since the last wait."""
-        await self._event.wait()
-        self._event = trio.Event()
 
 
 class Replacement:

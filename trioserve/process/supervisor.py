@@ -22,18 +22,20 @@ import trio
 
 from trioserve import __version__
 from trioserve.config import ConfigError
+from trioserve.process.bell import Bell
 from trioserve.process.control import Order
 from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED, UNUSABLE
 from trioserve.process.launcher import describe_status
+from trioserve.process.log_flusher import keep_logs_flushed
 from trioserve.process.log_setup import apply_logging
 from trioserve.process.processors import count_workers
 from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings
 from trioserve.process.signals import Intent, open_signals, render_task_tree
-from trioserve.process.slot import Bell, Generation, Slot
+from trioserve.process.slot import Generation, Slot
 from trioserve.process.sockets import open_next_sockets
 from trioserve.process.supervised_worker import Crew
 from trioserve.server.listeners import BindError
-from trioserve.telemetry.logs import flush_logs, reopen_logs
+from trioserve.telemetry.logs import reopen_logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from trioserve.process.systemd import Notifier
 
 MOST_WORKERS = 1024
-_FLUSH_INTERVAL = 0.5
 
 logger = logging.getLogger("trioserve")
 
@@ -105,7 +106,7 @@ class Supervisor:
                 self.stop()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow, intents, name="signals")
-                nursery.start_soon(_flush_logs, name="log")
+                nursery.start_soon(keep_logs_flushed, name="error log")
                 nursery.start_soon(self._notifier.feed_while, self._is_healthy, name="watchdog")
                 async with trio.open_nursery() as lives:
                     self._lives = lives
@@ -336,13 +337,6 @@ class Supervisor:
 
     def _find_slot_without(self, generation: Generation) -> Slot | None:
         return next((slot for slot in self._slots if slot.generation is not generation), None)
-
-
-async def _flush_logs() -> None:
-    """Write what had to wait for other processes' turns or for a slow reader; the next record may be far away."""
-    while True:
-        await trio.sleep(_FLUSH_INTERVAL)
-        flush_logs()
 
 
 def _what_is_watched(config: Config) -> tuple[object, ...]:

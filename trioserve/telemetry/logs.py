@@ -24,7 +24,7 @@ from weakref import WeakSet
 from trioserve.telemetry.line_writer import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 LOGGER_NAME = "trioserve"
 TURN_WAIT = 0.02
@@ -89,15 +89,30 @@ def reopen_logs() -> None:
         handler.reopen()
 
 
-def flush_logs(seconds: float = 0.0) -> None:
+def flush_logs(seconds: float = 0.0) -> bool:
     """Write what a slow reader has left so far, and wait for it so long at most.
 
     A record is written when it is logged, if that is possible without waiting. Otherwise it goes out with the next
-    one or with this call, so make it now and then; and before the process ends in a way that is not the
-    interpreter's own.
+    one or with this call: make it when `tell_of_waiting_logs` says so, and before the process ends in a way that is
+    not the interpreter's own.
+
+    Returns whether something still waits.
     """
+    waiting = False
     for handler in tuple(_handlers):
-        handler.flush_within(seconds)
+        waiting |= handler.flush_within(seconds)
+    return waiting
+
+
+@contextmanager
+def tell_of_waiting_logs(tell: Callable[[], object]) -> Iterator[None]:
+    """While the body runs, call `tell` in whatever thread leaves a record for later; it must not wait or raise."""
+    global _tell_of_waiting
+    former, _tell_of_waiting = _tell_of_waiting, tell
+    try:
+        yield
+    finally:
+        _tell_of_waiting = former
 
 
 class WholeRecordHandler(logging.Handler):
@@ -137,11 +152,13 @@ class WholeRecordHandler(logging.Handler):
             if self._writer is not None:
                 self._writer.reopen()
 
-    def flush_within(self, seconds: float) -> None:
-        """Write what waits, and wait for the reader so long at most."""
+    def flush_within(self, seconds: float) -> bool:
+        """Write what waits, and wait for the reader so long at most; returns whether something still waits."""
         with _held(self):
-            if self._writer is not None:
-                self._writer.finish(seconds)
+            if self._writer is None:
+                return False
+            self._writer.finish(seconds)
+            return self._writer.waiting
 
     def close(self) -> None:
         """Write what waits, as far as the reader takes it within a second, and close the file."""
@@ -161,6 +178,8 @@ class WholeRecordHandler(logging.Handler):
         self._writer.write(self._encode(text))
         if self._writer.waiting and not was_waiting:
             self._writer.finish(TURN_WAIT)
+            if self._writer.waiting:
+                _tell_of_waiting()
         if self._writer.lost > self._lost and not self._writer.waiting:
             lost, self._lost = self._writer.lost - self._lost, self._writer.lost
             record = _logger.makeRecord(
@@ -173,7 +192,12 @@ class WholeRecordHandler(logging.Handler):
         return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+def _tell_nobody() -> None:
+    pass
+
+
 _handlers: WeakSet[WholeRecordHandler] = WeakSet()
+_tell_of_waiting: Callable[[], object] = _tell_nobody
 
 
 @contextmanager
