@@ -61,10 +61,13 @@ class ServerProcess:
     def wait_for_line(self, pattern: str) -> re.Match[str]:
         """The next line of stderr that matches, among those that nobody has waited for yet."""
         end = time.monotonic() + PATIENCE
-        while (line := self._news.get(timeout=max(0.0, end - time.monotonic()))) is not None:
-            self.lines.append(line)
-            if match := re.search(pattern, line):
-                return match
+        try:
+            while (line := self._news.get(timeout=max(0.0, end - time.monotonic()))) is not None:
+                self.lines.append(line)
+                if match := re.search(pattern, line):
+                    return match
+        except queue.Empty:
+            raise AssertionError(f"{pattern!r} has not come in {PATIENCE:g} s:\n{self.errors}") from None
         raise AssertionError(f"{pattern!r} never came:\n{self.errors}")
 
     def wait_until_serving(self) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trioserve.config import ConfigError
@@ -18,16 +17,17 @@ from trioserve.process.launcher import SpawnLauncher
 from trioserve.process.log_setup import apply_logging
 from trioserve.process.pid_file import hold_pid_file
 from trioserve.process.processors import count_workers
-from trioserve.process.signals import INTENTS, Intent
+from trioserve.process.signal_latch import latch_signals
 from trioserve.process.sockets import open_sockets
 from trioserve.process.title import check_title, set_title
 from trioserve.server.listeners import BindError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from trioserve.config import LoadedConfig
     from trioserve.process.launcher import Launched, Launcher
+    from trioserve.process.signal_latch import SignalLatch
     from trioserve.process.sockets import SocketSet
 
 __all__ = ["supervise"]
@@ -56,14 +56,14 @@ def supervise(loaded: LoadedConfig, load: Callable[[], LoadedConfig]) -> int:
         from trioserve.process.reload import check_watchfiles
 
         check_watchfiles(loaded.config)
-    with _note_signals() as early, ExitStack() as stack:
+    with latch_signals() as latch, ExitStack() as stack:
         apply_logging(loaded.config)
         try:
             sockets = open_sockets(loaded.config)
             stack.callback(sockets.close)
             stack.enter_context(hold_pid_file(loaded.config.process))
-            early.interrupts = False
-            return _supervise(loaded, load, sockets, early)
+            latch.interrupts = False
+            return _supervise(loaded, load, sockets, latch)
         except (ConfigError, BindError) as error:
             if (loaded.config.logging.file or loaded.config.logging.config) and logger.hasHandlers():
                 # The caller's line on stderr may be seen by nobody.
@@ -72,7 +72,7 @@ def supervise(loaded: LoadedConfig, load: Callable[[], LoadedConfig]) -> int:
 
 
 def _supervise(
-    loaded: LoadedConfig, load: Callable[[], LoadedConfig], sockets: SocketSet, early: _EarlySignals
+    loaded: LoadedConfig, load: Callable[[], LoadedConfig], sockets: SocketSet, latch: SignalLatch
 ) -> int:
     launcher = build_launcher(loaded, sockets)
     manager = {name: os.environ.pop(name) for name in _MANAGER if name in os.environ}
@@ -86,7 +86,7 @@ def _supervise(
 
     generation = Generation(loaded, sockets, launcher)
     notifier = Notifier.from_environ(manager)
-    supervisor = Supervisor(generation, launched, load, build_launcher, lambda: early.stop_asked, notifier)
+    supervisor = Supervisor(generation, launched, load, build_launcher, lambda: latch.stop_asked, notifier)
     try:
         return trio.run(supervisor.run)
     except ConfigError:
@@ -114,37 +114,3 @@ def _launch(launcher: Launcher, count: int) -> list[Launched]:
     except OSError as error:
         logger.error("worker %d cannot be started yet: %s", len(launched) + 1, error)
     return launched
-
-
-class _EarlySignals:
-    """The handler of our signals while Trio does not receive them.
-
-    Attributes:
-        interrupts: a stop signal raises KeyboardInterrupt, because names are being resolved; otherwise it is noted.
-        stop_asked: a stop signal has come.
-    """
-
-    def __init__(self) -> None:
-        self.interrupts = True
-        self.stop_asked = False
-
-    def __call__(self, number: int, _: object) -> None:
-        """Note a signal; all but stop signals come too early to mean anything."""
-        if INTENTS[signal.Signals(number)] is Intent.STOP:
-            self.stop_asked = True
-            if self.interrupts:
-                raise KeyboardInterrupt
-
-
-@contextmanager
-def _note_signals() -> Iterator[_EarlySignals]:
-    """Note our signals, and ignore them at last: the process ends, and its exit code must be ours."""
-    early = _EarlySignals()
-    try:
-        for number in INTENTS:
-            signal.signal(number, early)
-        yield early
-    finally:
-        early.interrupts = False
-        for number in INTENTS:
-            signal.signal(number, signal.SIG_IGN)

@@ -30,6 +30,7 @@ from trioserve.process.log_flusher import keep_logs_flushed
 from trioserve.process.log_setup import apply_logging
 from trioserve.process.processors import count_workers
 from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings
+from trioserve.process.signal_latch import ignore_signals_at_last
 from trioserve.process.signals import Intent, open_signals, render_task_tree
 from trioserve.process.slot import Generation, Slot
 from trioserve.process.sockets import open_next_sockets
@@ -101,7 +102,7 @@ class Supervisor:
         Raises:
             ConfigError: a worker of the first start found a setting unusable.
         """
-        with open_signals() as intents:
+        with ignore_signals_at_last(), open_signals() as intents:
             if self._stop_asked():
                 self.stop()
             async with trio.open_nursery() as nursery:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,17 +20,19 @@ from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
 from trioserve.process.log_setup import apply_logging
 from trioserve.process.preparation import prepare
 from trioserve.process.serving import Serving
-from trioserve.process.signals import INTENTS, Intent, open_signals
+from trioserve.process.signal_latch import ignore_signals_at_last, latch_signals
+from trioserve.process.signals import Intent, open_signals
 from trioserve.process.sockets import open_sockets
 from trioserve.process.systemd import Notifier
 from trioserve.process.title import check_title, set_title
 from trioserve.server.listeners import BindError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from trioserve.config import LoadedConfig
     from trioserve.process.preparation import Prepared
+    from trioserve.process.signal_latch import SignalLatch
     from trioserve.process.sockets import SocketSet
     from trioserve.server.server import Server
 
@@ -54,7 +55,7 @@ def run(loaded: LoadedConfig) -> int:
         BindError: an address cannot be had.
     """
     deadline = ExitDeadline()
-    with _latch_signals() as latch, ExitStack() as stack:
+    with latch_signals() as latch, ExitStack() as stack:
         try:
             check_title(loaded.config)
             set_title(loaded.config, "server")
@@ -111,10 +112,9 @@ class _Alone:
         self._notifier = notifier
         self._nursery: trio.Nursery | None = None
 
-    async def serve(self, latch: _SignalLatch) -> None:
+    async def serve(self, latch: SignalLatch) -> None:
         """Serve until the end, unless a signal to stop has come already."""
-        # Inside Trio already, which closes the descriptor that handlers write to before it takes it back.
-        with _ignoring_signals_at_last(), open_signals() as intents:
+        with ignore_signals_at_last(), open_signals() as intents:
             if latch.stop_asked:
                 return
             async with trio.open_nursery() as nursery:
@@ -134,47 +134,3 @@ class _Alone:
             if intent is Intent.STOP:
                 self._notifier.stopping()
             self._serving.follow(intent)
-
-
-class _SignalLatch:
-    """The handler of our signals while Trio does not receive them.
-
-    Attributes:
-        interrupts: a stop signal raises KeyboardInterrupt; otherwise it is only noted. The import of an application
-            may take long and has to be interrupted, Trio must not be.
-        stop_asked: a stop signal has come.
-    """
-
-    def __init__(self) -> None:
-        self.interrupts = True
-        self.stop_asked = False
-
-    def __call__(self, number: int, _: object) -> None:
-        """Note a signal; all but stop signals would only have ended us by their default action."""
-        if INTENTS[signal.Signals(number)] is Intent.STOP:
-            self.stop_asked = True
-            if self.interrupts:
-                raise KeyboardInterrupt
-
-
-@contextmanager
-def _latch_signals() -> Iterator[_SignalLatch]:
-    """Latch our signals while Trio does not receive them."""
-    latch = _SignalLatch()
-    with _ignoring_signals_at_last():
-        try:
-            for number in INTENTS:
-                signal.signal(number, latch)
-            yield latch
-        finally:
-            latch.interrupts = False
-
-
-@contextmanager
-def _ignoring_signals_at_last() -> Iterator[None]:
-    """Ignore our signals at the end of the block: the process ends, and its exit code must be ours."""
-    try:
-        yield
-    finally:
-        for number in INTENTS:
-            signal.signal(number, signal.SIG_IGN)

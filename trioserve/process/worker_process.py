@@ -43,6 +43,7 @@ from trioserve.process.heartbeat import send_beats
 from trioserve.process.preparation import Prepared, prepare
 from trioserve.process.retirement import Retirement
 from trioserve.process.serving import Serving, bound_stop
+from trioserve.process.signal_latch import ignore_signals_at_last
 from trioserve.process.signals import Intent, open_signals
 from trioserve.process.stacks import register_stacks
 from trioserve.process.standard_streams import open_standard_streams
@@ -63,6 +64,7 @@ OWN_SIGNALS = {
 }
 """What a worker itself obeys; everything else that operators send is the supervisor's."""
 _UNHEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+_ALL_SIGNALS = (*OWN_SIGNALS, *_UNHEEDED, signal.SIGIO)
 _STOP_ORDERS = (Order.DRAIN, Order.STOP_NOW)
 _PEEK_SIZE = 65536
 
@@ -161,7 +163,7 @@ class _WorkerProcess:
 
     async def _serve(self, application: LoadedApp, listeners: list[Listener]) -> None:
         self._channel = channel = ControlChannel(self._sock)
-        with _ignoring_signals_at_last(), open_signals(OWN_SIGNALS) as intents:
+        with ignore_signals_at_last(_ALL_SIGNALS), open_signals(OWN_SIGNALS) as intents:
             if self._early.stop_asked:
                 return
             async with trio.open_nursery() as nursery:
@@ -289,22 +291,8 @@ def _take_signals(deadline: ExitDeadline) -> Iterator[_EarlyOrders]:
     for number in OWN_SIGNALS:
         signal.signal(number, early.take_signal)
     signal.signal(signal.SIGIO, early.look)
-    with _ignoring_signals_at_last():
+    with ignore_signals_at_last(_ALL_SIGNALS):
         yield early
-
-
-@contextmanager
-def _ignoring_signals_at_last() -> Iterator[None]:
-    """Ignore all signals of ours at the end of the block: the process ends, and its exit status must be ours.
-
-    That has to begin inside Trio, which closes the descriptor that handlers write to before it takes it back; and the
-    interpreter gives signals with handlers their default meaning at its end, which is death for most.
-    """
-    try:
-        yield
-    finally:
-        for number in (*OWN_SIGNALS, *_UNHEEDED, signal.SIGIO):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _do_nothing(number: int, frame: object) -> None:
