@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from trioserve.config import Config, LoadedConfig, LoggingSettings
 from trioserve.process.control import Beat, ControlChannel, Failed, Ready
 from trioserve.process.sockets import open_sockets
-from trioserve.process.template_launcher import UNKNOWN_STATUS, TemplateLauncher
+from trioserve.process.template_launcher import REPORT_TIMEOUT, UNKNOWN_STATUS, TemplateLauncher
 
 APP = """
 import os
@@ -61,6 +63,15 @@ class Worker:
 def parent_of(pid):
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[1])
+
+
+def children_of(pid):
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def is_alive(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
 
 
 def count_descriptors():
@@ -165,3 +176,67 @@ async def test_closing_ends_a_template_that_still_imports(tmp_path):
         launcher.close()
         assert await worker.process.wait() == -signal.SIGKILL
         worker.let_go()
+
+
+async def test_the_pid_of_a_worker_is_known_before_it_is_ready(tmp_path):
+    slow = "import time\nos.register_at_fork(after_in_parent=lambda: time.sleep(1))\n"
+    async with open_launcher(tmp_path, APP + slow) as launcher:
+        worker = Worker(launcher.start(1))
+        await worker.receive_of(Ready)
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.process.pid
+        worker.let_go()
+        assert await worker.process.wait() == 0
+
+
+async def test_a_template_is_gone_also_when_a_child_of_the_application_holds_its_socket(tmp_path):
+    fork = "import time\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\n"
+    async with open_launcher(tmp_path, APP + fork) as launcher:
+        first = Worker(launcher.start(1))
+        await first.receive_of(Ready)
+        template = parent_of(first.process.pid)
+        (helper,) = children_of(template) - {first.process.pid}
+        try:
+            os.kill(template, signal.SIGKILL)
+            first.let_go()
+            assert await first.process.wait() == UNKNOWN_STATUS
+            second = Worker(launcher.start(1))
+            await second.receive_of(Ready)
+            second.let_go()
+            assert await second.process.wait() == 0
+        finally:
+            os.kill(helper, signal.SIGKILL)
+
+
+async def test_a_template_that_has_just_died_is_replaced_at_once(tmp_path):
+    async with open_launcher(tmp_path) as launcher:
+        first = Worker(launcher.start(1))
+        await first.receive_of(Ready)
+        template = parent_of(first.process.pid)
+        os.kill(template, signal.SIGKILL)
+        while is_alive(template):  # nothing is awaited, so that nobody takes note
+            pass
+        second = Worker(launcher.start(1))
+        await second.receive_of(Ready)
+        assert parent_of(second.process.pid) != template
+        for worker in (first, second):
+            worker.let_go()
+            await worker.process.wait()
+
+
+async def test_workers_are_waited_for_where_processes_have_no_descriptors(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    async with open_launcher(tmp_path) as launcher:
+        first, second = (Worker(launcher.start(slot)) for slot in (1, 2))
+        for worker in (first, second):
+            await worker.receive_of(Ready)
+        template = parent_of(first.process.pid)
+        with trio.move_on_after(1.5 * REPORT_TIMEOUT) as scope:
+            await first.process.wait()
+        assert scope.cancelled_caught
+        first.process.send_signal(signal.SIGUSR2)
+        assert await first.process.wait() == -signal.SIGUSR2
+        os.kill(template, signal.SIGKILL)
+        second.let_go()
+        assert await second.process.wait() == UNKNOWN_STATUS
+        first.let_go()

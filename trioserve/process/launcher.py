@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trioserve.process.sockets import SocketSet
 
 ASSIGNMENT_TIMEOUT = 5.0
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks whether a process is still there, where the system cannot tell."""
 
 
 class WorkerProcess(Protocol):
@@ -195,7 +197,7 @@ async def wait_for_exit(pid: int) -> None:
     except ProcessLookupError:
         return
     except (AttributeError, OSError):  # another system, or no descriptors are left
-        await trio.to_thread.run_sync(_wait_blocking, pid, abandon_on_cancel=True)
+        await _wait_without_descriptor(pid)
         return
     try:
         await trio.lowlevel.wait_readable(fd)
@@ -203,11 +205,33 @@ async def wait_for_exit(pid: int) -> None:
         os.close(fd)
 
 
-def _wait_blocking(pid: int) -> None:
+async def _wait_without_descriptor(pid: int) -> None:
+    """Wait in a thread for a child; for a template's there is no better way than to look again and again."""
+    import trio
+
+    ours = trio.CapacityLimiter(1)  # the default one would let only so many workers be waited for
+    if not await trio.to_thread.run_sync(_wait_blocking, pid, abandon_on_cancel=True, limiter=ours):
+        while _is_there(pid):  # noqa: ASYNC110
+            await trio.sleep(LOOK_INTERVAL)
+
+
+def _wait_blocking(pid: int) -> bool:
+    """Wait for a child; whether it is one, and has not been reaped."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
+        return False
+    return True
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         pass
+    return True
 
 
 def describe_status(status: int) -> str:

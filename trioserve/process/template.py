@@ -143,9 +143,10 @@ class _Template:
             self._report(request, 0, CRASHED)
             return None
         if pid == 0:
+            # Its pid has to be known before it says that it is ready, and its parent may be slow.
+            self._report(request, os.getpid(), None)
             return self._become_worker(slot, fds)
         self._requests[pid] = request
-        self._report(request, pid, None)
         return None
 
     def _become_worker(self, slot: int, fds: list[int]) -> _Birth:

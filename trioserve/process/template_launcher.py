@@ -16,6 +16,8 @@ from trioserve.process.control import Assignment
 from trioserve.process.launcher import WorkerEnds, assign, start_python, wait_for_exit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import trio
 
     from trioserve.config import LoadedConfig
@@ -28,6 +30,8 @@ REPORT: Final = struct.Struct("!II?i")
 """Number of the request, pid (0 = there was no fork), whether it has ended, its exit status."""
 REPORT_TIMEOUT: Final = 1.0
 """Seconds between the end of a forked worker and the template's report, and at last the template's own end."""
+LAST_WORDS: Final = 0.2
+"""Seconds that reports of a template that has ended may take; a child of it may hold its socket open."""
 UNKNOWN_STATUS: Final = -int(signal.SIGKILL)
 """For a worker that nobody was left to reap."""
 
@@ -50,10 +54,19 @@ class TemplateLauncher:
     def start(self, slot: int) -> Launched:
         """Start a worker; see `Launcher`. Until the template has loaded the application it has no pid."""
         if self._template is None or self._template.spent:
-            self._template = _TemplateProcess(self._assignment)
-            if self._nursery is not None:
-                self._nursery.start_soon(self._template.run, name="template")
-        return self._template.fork(slot, [each.fd for each in self._assignment.sockets])
+            self._template = self._start_template()
+        listening = [each.fd for each in self._assignment.sockets]
+        try:
+            return self._template.fork(slot, listening)
+        except (BrokenPipeError, ConnectionResetError):  # it has died, and nobody has noticed yet
+            self._template = self._start_template()
+            return self._template.fork(slot, listening)
+
+    def _start_template(self) -> _TemplateProcess:
+        template = _TemplateProcess(self._assignment)
+        if self._nursery is not None:
+            self._nursery.start_soon(template.run, name="template")
+        return template
 
     def close(self) -> None:
         """Ask for no more workers; see `Launcher`."""
@@ -130,19 +143,28 @@ class _TemplateProcess:
 
         sock = trio.socket.from_stdlib_socket(self._sock)
         try:
-            await self._read(sock)
-            with trio.move_on_after(REPORT_TIMEOUT) as waiting:
+            async with trio.open_nursery() as nursery:
+                silent = trio.Event()
+                nursery.start_soon(self._read, sock, silent)
+                nursery.start_soon(self._end_when_silent, silent)
                 status = await self._process.wait()
-            if waiting.cancelled_caught:
-                self.send_signal(signal.SIGKILL)
-                status = await self._process.wait()
+                with trio.move_on_after(LAST_WORDS):
+                    await silent.wait()
+                nursery.cancel_scope.cancel()
             for worker in self._workers:
                 worker.lose_template(status)
         finally:
             self.spent = True
             sock.close()
 
-    async def _read(self, sock: trio.socket.SocketType) -> None:
+    async def _end_when_silent(self, silent: trio.Event) -> None:
+        import trio
+
+        await silent.wait()
+        await trio.sleep(REPORT_TIMEOUT)
+        self.send_signal(signal.SIGKILL)
+
+    async def _read(self, sock: trio.socket.SocketType, silent: trio.Event) -> None:
         received = b""
         while True:
             try:
@@ -150,6 +172,7 @@ class _TemplateProcess:
             except ConnectionResetError:
                 data = b""
             if not data:
+                silent.set()
                 return
             received += data
             whole = len(received) - len(received) % REPORT.size
@@ -176,14 +199,14 @@ class _ForkedProcess:
         self.status: int | None = None
         self._template = template
         self._orphan = False
+        self._exited = False
         self._changed: trio.Event | None = None  # while somebody waits
 
     def note(self, pid: int, status: int | None) -> None:
         """Take a report."""
         self.pid = self.pid or pid
         self.status = status
-        if self._changed is not None:
-            self._changed.set()
+        self._tell()
 
     def lose_template(self, status: int) -> None:
         """Take note that nobody will report any more; without a fork the template's end is that of the worker."""
@@ -195,27 +218,35 @@ class _ForkedProcess:
         """Wait for its end; see `WorkerProcess`."""
         import trio
 
-        while not self.pid and self.status is None:
-            await self._wait_for_news()
-        if self.status is None:
-            await wait_for_exit(self.pid)
-            with trio.move_on_after(REPORT_TIMEOUT):
-                await self._wait_for_report()
+        await self._wait_until(lambda: self.pid != 0 or self.status is not None)
+        async with trio.open_nursery() as nursery:
+            # The report may come first, and its pid may be another process's by now.
+            nursery.start_soon(self._watch_exit)
+            await self._wait_until(lambda: self._exited or self.status is not None)
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(REPORT_TIMEOUT):
+            await self._wait_until(lambda: self._orphan or self.status is not None)
         if self.status is None:
             if not self._orphan:  # a template that does not report is of no use
                 self._template.send_signal(signal.SIGKILL)
             self.status = UNKNOWN_STATUS
         return self.status
 
-    async def _wait_for_report(self) -> None:
-        while self.status is None and not self._orphan:
-            await self._wait_for_news()
+    async def _watch_exit(self) -> None:
+        await wait_for_exit(self.pid)
+        self._exited = True
+        self._tell()
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_until(self, fact: Callable[[], bool]) -> None:
         import trio
 
-        self._changed = trio.Event()
-        await self._changed.wait()
+        while not fact():
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
 
     def send_signal(self, number: int) -> None:
         """Send a signal; before the fork it is the template that has to end. See `WorkerProcess`."""
