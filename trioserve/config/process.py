@@ -6,10 +6,13 @@ process and looks at none of them but the backlog.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from .fields import Settings, count, duration, path, size, switch, text
 from .rules import check_umask
+
+SHORTEST_HEARTBEAT: Final = 0.5
+"""Seconds. Full collections, page faults and busy processors stop an event loop that is well for a little less."""
 
 
 class ProcessSettings(Settings, frozen=True, kw_only=True):
@@ -39,7 +42,8 @@ class ProcessSettings(Settings, frozen=True, kw_only=True):
     heartbeat: Annotated[
         float,
         duration(
-            "Replace a worker whose event loop has not run for so long, with its stacks logged; 0 = never."
+            "Replace a worker whose event loop has not run for so long, with its stacks logged; "
+            "at least 0.5 s; 0 = never."
         ),
     ] = 30.0
     startup: Annotated[
@@ -74,7 +78,10 @@ class ProcessSettings(Settings, frozen=True, kw_only=True):
     ] = 2048
 
     def check_combinations(self) -> None:
-        """A jitter belongs to a limit, and preloading to workers."""
+        """A jitter belongs to a limit, and preloading to workers; a heartbeat must be one that can be kept."""
+        if 0 < self.heartbeat < SHORTEST_HEARTBEAT:
+            expected = f"expected a duration of at least {SHORTEST_HEARTBEAT:g} s, or 0 = never"
+            raise self.refuse("heartbeat", f"{expected}, got {self.heartbeat:g} s")
         if self.max_requests_jitter and not self.max_requests:
             raise self.refuse("max_requests_jitter", "has no effect without max_requests")
         if self.preload and self.workers == 0:

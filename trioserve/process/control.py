@@ -67,7 +67,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """The event loop runs. Sent once a second from `Ready` on, also while draining.
+    """The event loop runs. Sent once a second, or more often for a short `heartbeat`, from `Ready` on until its end.
 
     Args:
         requests: how many have begun so far.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from typing import TYPE_CHECKING
+from math import ceil, inf
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,37 +22,52 @@ if TYPE_CHECKING:
     from trioserve.process.control import Message
     from trioserve.process.retirement import Retirement
 
-BEAT_INTERVAL = 1.0
-"""Seconds from one beat to the next."""
-LOOKS_PER_BEAT = 4
-"""How often limits are looked at from one beat to the next."""
+LONGEST_INTERVAL: Final = 1.0
+"""Seconds from one beat to the next, at most."""
+BEATS_PER_HEARTBEAT: Final = 4
+"""How many beats, at least, come in the time after which silence counts."""
+LOOK_INTERVAL: Final = 0.25
+"""Seconds between looks at limits."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+def beat_interval(heartbeat: float) -> float:
+    """Seconds from one beat to the next for a supervisor that takes `heartbeat` seconds of silence for a hang.
+
+    0 = it never does.
+    """
+    return min(LONGEST_INTERVAL, (heartbeat or inf) / BEATS_PER_HEARTBEAT)
+
+
 async def send_beats(
-    send: Callable[[Message], object], count_requests: Callable[[], int], retirement: Retirement
+    send: Callable[[Message], bool],
+    count_requests: Callable[[], int],
+    retirement: Retirement,
+    interval: float = LONGEST_INTERVAL,
 ) -> None:
     """Beat until cancelled, and ask for retirement once when a limit is reached.
 
     Args:
-        send: takes a message without waiting.
+        send: takes a message without waiting, and says whether it could; a wish to retire is sent until it can.
         count_requests: how many requests have begun.
         retirement: the limits.
+        interval: seconds from one beat to the next.
     """
-    looks = LOOKS_PER_BEAT if retirement.limited else 1
+    looks = ceil(interval / LOOK_INTERVAL) if retirement.limited else 1
     next_look = trio.current_time()
+    reason: str | None = None
     while True:
         for look in range(looks):
             requests, rss = count_requests(), measure_rss()
             if look == 0:
                 send(Beat(requests, rss))
-            reason = retirement.find_reason(trio.current_time(), requests, rss)
-            if reason is not None:
-                send(Retire(reason))
-            next_look += BEAT_INTERVAL / looks
+            reason = reason or retirement.find_reason(trio.current_time(), requests, rss)
+            if reason is not None and send(Retire(reason)):
+                reason = None
+            next_look += interval / looks
             if next_look < trio.current_time():  # the loop was blocked; there is nothing to make up for
-                next_look = trio.current_time() + BEAT_INTERVAL / looks
+                next_look = trio.current_time() + interval / looks
             await trio.sleep_until(next_look)
 
 

@@ -39,7 +39,7 @@ from trioserve.process.control import (
 from trioserve.process.ending import find_exit_code, summarise
 from trioserve.process.exit_codes import CRASHED, STOPPED, UNUSABLE
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
-from trioserve.process.heartbeat import send_beats
+from trioserve.process.heartbeat import beat_interval, send_beats
 from trioserve.process.preparation import Prepared, prepare
 from trioserve.process.retirement import Retirement
 from trioserve.process.serving import Serving, bound_stop
@@ -178,9 +178,14 @@ class _WorkerProcess:
     def _announce(self, channel: ControlChannel, nursery: trio.Nursery, server: Server) -> None:
         self._ready = True
         channel.send(Ready(server.urls))
-        retirement = Retirement(self._config.process, trio.current_time())
+        settings = self._config.process
         nursery.start_soon(
-            send_beats, channel.send, lambda: server.stats().requests_total, retirement, name="heartbeat"
+            send_beats,
+            channel.send,
+            lambda: server.stats().requests_total,
+            Retirement(settings, trio.current_time()),
+            beat_interval(settings.heartbeat),
+            name="heartbeat",
         )
 
 
