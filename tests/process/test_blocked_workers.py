@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
+
+import pytest
 
 from tests.process.clients import Http1Connection, open_socket
 from tests.process.load import ONE_EACH, Load
@@ -64,8 +68,6 @@ def test_a_start_has_its_own_bound(tmp_path):
 
 
 def test_a_supervisor_that_was_stopped_for_a_while_kills_nobody(tmp_path):
-    import signal
-
     with Supervised(tmp_path, "-w", "2", *HEARTBEAT) as server:
         url = server.wait_until_serving()
         pids = set(server.wait_for_workers(2))
@@ -80,3 +82,64 @@ def test_a_supervisor_that_was_stopped_for_a_while_kills_nobody(tmp_path):
         assert set(load.pids) <= pids
         assert server.stop() == 0
         assert SILENCE not in server.errors
+
+
+@pytest.mark.parametrize("path", ["/", "/compute/0.1"], ids=["idle", "busy"])
+def test_the_shortest_heartbeat_suits_a_healthy_worker(path, tmp_path):
+    with Supervised(tmp_path, "--process-heartbeat", "0.5") as server:
+        url = server.wait_until_serving()
+        pids = set(server.wait_for_workers(1))
+        end = time.monotonic() + 4.0
+        with Load(url, clients=1, path=path, pause=0.2) as load:
+            while time.monotonic() < end:
+                load.wait_for(1)
+        assert load.failures == []
+        assert set(load.pids) == pids
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+
+
+def test_a_short_heartbeat_finds_a_blocked_worker_soon(tmp_path):
+    with Supervised(tmp_path, "--process-heartbeat", "0.5") as server:
+        url = server.wait_until_serving()
+        with open_socket(url) as sock:
+            start = time.monotonic()
+            Http1Connection(sock).send("/block/60")
+            server.wait_for_line(rf"{SILENCE} for 0\.5 s")
+            assert 0.4 < time.monotonic() - start < 2.0
+            server.wait_for_workers(2)
+            server.wait_for_line(rf"\({server.ready[0]}\) has ended \(SIG")
+            assert time.monotonic() - start < 6.0
+        assert server.stop() == 0
+
+
+def test_one_that_ends_slowly_has_not_lost_its_event_loop(tmp_path):
+    thread = "import threading; threading.Thread(target=time.sleep, args=(1.5,)).start()"
+    late = {"APP_AT_STARTUP": f"import atexit; atexit.register(time.sleep, 1.5); {thread}"}
+    with Supervised(tmp_path, "--process-heartbeat", "0.5", env=late) as server:
+        server.wait_until_serving()
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+        assert "SIGKILL" not in server.errors
+
+
+def test_a_group_that_is_stopped_and_woken_one_by_one_stays_whole(tmp_path):
+    with Supervised(tmp_path, "-w", "2", *HEARTBEAT) as server:
+        url = server.wait_until_serving()
+        pids = server.wait_for_workers(2)
+        os.killpg(server.process.pid, signal.SIGSTOP)
+        pause(4.0)
+        server.signal(signal.SIGCONT)
+        pause(1.2)  # memory that has to come back from the disk
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        pause(2.5)
+        assert int(server.ask(url)) in pids
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+        assert server.ready == pids
+
+
+def pause(seconds):
+    """Let real time pass for processes that are stopped; there is nothing to wait for."""
+    time.sleep(seconds)

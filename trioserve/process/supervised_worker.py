@@ -2,7 +2,8 @@
 
 `run` is the worker's task, from its start until the process has gone and is reaped; nothing is shielded, and whoever
 cancels it leaves the worker to itself, which drains when its control socket closes. What is asked of a worker
-(`drain`, `stop_now`) never waits. Every way to the end has a bound, after which the process is killed.
+(`drain`, `stop_now`) never waits. Every way to the end has a bound, after which the process is killed. Time in which
+we do not run ourselves, stopped or blocked or in a machine that sleeps, is held against nobody.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import enum
 import logging
 import os
 import signal
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trioserve.process.control import Beat, Command, ControlChannel, Failed, Order, Ready, Retire
+from trioserve.process.exit_deadline import EXIT_GRACE
 from trioserve.process.launcher import Launched, describe_status
 from trioserve.process.stacks import STACKS_SIGNAL
 
@@ -36,6 +38,10 @@ ABANDON_GRACE: Final = 5.0
 """Seconds for one that has not been ready yet: there is nothing to finish."""
 TERMINATE_GRACE: Final = 2.0
 STOP_NOW_GRACE: Final = 0.7
+OVERSLEPT: Final = 1.0
+"""Seconds after a deadline that only pass when we have been stopped, and perhaps the worker with us."""
+LOOPLESS: Final = EXIT_GRACE + 1.0
+"""Seconds for which a worker that ends may live on without its event loop: the interpreter's own end."""
 STACKS_TIMEOUT: Final = 0.5
 _STACKS_PAUSE: Final = 0.1
 _LARGEST_STACKS: Final = 1 << 20
@@ -83,7 +89,7 @@ class SupervisedWorker:
         self._channel = ControlChannel(launched.control)
         self._tell = tell
         self._abandoned = False  # nobody wants it any more, and nobody has seen it serve
-        self._ready = trio.Event()
+        self._start = trio.CancelScope()  # cancelled when it is ready
         self._ready_since = inf
         self._last_sign = -inf
         self._ending = trio.CancelScope()  # its deadline is the moment at which the process is killed
@@ -106,6 +112,9 @@ class SupervisedWorker:
             self._end_within(ABANDON_GRACE)
         elif self.stage in (Stage.SERVING, Stage.LEAVING):
             self._end_within(self._drain_bound)
+            if not self.command(Order.DRAIN):
+                self._process.send_signal(signal.SIGTERM)  # it has not read for long, but may go on one day
+            return
         self.command(Order.DRAIN)
 
     def stop_now(self) -> None:
@@ -114,9 +123,9 @@ class SupervisedWorker:
             self.command(Order.STOP_NOW)
             self._end_within(STOP_NOW_GRACE)
 
-    def command(self, order: Order) -> None:
-        """Send an order; one that cannot be delivered is lost."""
-        self._channel.send(Command(order))
+    def command(self, order: Order) -> bool:
+        """Send an order; whether it could be delivered, for otherwise it is lost."""
+        return self._channel.send(Command(order))
 
     def _terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -161,7 +170,7 @@ class SupervisedWorker:
         if isinstance(message, Ready) and self.stage is Stage.STARTING:
             self.urls = message.urls
             self._ready_since = trio.current_time()
-            self._ready.set()
+            self._start.cancel()
             self._enter(Stage.SERVING)
         elif isinstance(message, Retire) and self.stage is Stage.SERVING:
             logger.info("%s is to be replaced: %s", self, message.reason)
@@ -172,31 +181,40 @@ class SupervisedWorker:
             assert isinstance(message, (Beat, Ready, Retire, Command))  # a sign of life
 
     async def _watch(self) -> None:
-        startup = self._process_settings.startup or inf
-        with trio.move_on_after(startup):
-            await self._ready.wait()
-        if not self._ready.is_set():
+        startup, heartbeat = self._process_settings.startup, self._process_settings.heartbeat
+        with self._start:
+            await self._miss_signs(startup)
             if self.stage is Stage.STARTING:
                 logger.error("%s was not ready within %g s", self, startup)
                 self._terminate()
             return
-        heartbeat = self._process_settings.heartbeat or inf
-        silent = False
-        while not silent:
-            await trio.sleep_until(self._last_sign + heartbeat)
-            if trio.current_time() >= self._last_sign + heartbeat:  # it has not beaten meanwhile
-                silent = await self._is_silent(min(1.0, heartbeat / 4))
+        await self._miss_signs(heartbeat)
+        if self.stage is not Stage.SERVING and heartbeat < LOOPLESS:
+            await self._miss_signs(LOOPLESS)
         logger.error("%s has not run its event loop for %g s", self, heartbeat)
         self._enter(Stage.ENDING)
         await self._log_stacks()
         self._terminate()
 
-    async def _is_silent(self, seconds: float) -> bool:
-        """Listen for so long. A supervisor that has been stopped for a while finds signs of life in its sockets."""
-        last, begin = self._last_sign, trio.current_time()
-        await trio.sleep(seconds)
-        stopped_meanwhile = trio.current_time() > begin + 2 * seconds
-        return self._last_sign == last and not stopped_meanwhile
+    async def _miss_signs(self, seconds: float) -> None:
+        """Return when there was no sign of life for so long, in which we have listened; 0 = never.
+
+        The time is cut into pieces. One that lasted much longer than it should is not counted, because we were not
+        there to listen; nor was the worker, if it is the machine that was not.
+        """
+        if not 0 < seconds < inf:
+            await trio.sleep_forever()
+        pieces = max(4, ceil(seconds))
+        missed, last = 0, self._last_sign
+        while missed < pieces:
+            begin = trio.current_time()
+            await trio.sleep(seconds / pieces)
+            stopped = trio.current_time() > begin + 2 * seconds / pieces
+            await trio.lowlevel.checkpoint()  # what has come meanwhile may have been about to be read
+            if self._last_sign != last:
+                missed, last = 0, self._last_sign
+            elif not stopped:
+                missed += 1
 
     async def _log_stacks(self) -> None:
         """Ask for the stacks of its threads, which faulthandler writes even when no Python code runs."""
@@ -221,6 +239,11 @@ class SupervisedWorker:
     async def _kill_at_deadline(self) -> None:
         with self._ending:
             await trio.sleep_forever()
+        if trio.current_time() > self._ending.deadline + OVERSLEPT:
+            await trio.sleep(TERMINATE_GRACE)  # it may have been stopped as well
+        await trio.lowlevel.checkpoint()  # whoever waits for its end may have been about to run
+        if self.status is not None:
+            return
         logger.warning("%s did not end in time and is killed", self)
         self._process.send_signal(signal.SIGKILL)
 
