@@ -32,6 +32,7 @@ TEXTS = {
     "reload_dirs": "folder",
     "reload_include": "*.html,*.toml",
     "reload_exclude": "build,*.tmp",
+    "process_heartbeat": "1500ms",
     "process_user": "nobody",
     "process_group": "nogroup",
     "process_umask": "027",

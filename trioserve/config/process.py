@@ -42,8 +42,8 @@ class ProcessSettings(Settings, frozen=True, kw_only=True):
     heartbeat: Annotated[
         float,
         duration(
-            "Replace a worker whose event loop has not run for so long, with its stacks logged; "
-            "at least 0.5 s; 0 = never."
+            "Replace a worker whose event loop has not run for so long, 0.5 s or more, with its stacks in the log; "
+            "0 = never."
         ),
     ] = 30.0
     startup: Annotated[
