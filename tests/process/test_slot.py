@@ -12,10 +12,11 @@ import pytest
 import trio
 
 from trioserve.config import Config, LoadedConfig
+from trioserve.process.control import Order
 from trioserve.process.launcher import ChildProcess, WorkerEnds
 from trioserve.process.slot import Generation, Slot, SlotState
 from trioserve.process.sockets import SocketSet
-from trioserve.process.supervised_worker import Crew
+from trioserve.process.supervised_worker import Crew, Stage
 
 STAND_IN = """
 import os, socket, sys
@@ -232,6 +233,28 @@ async def test_closing_decides_a_replacement_that_is_waited_for():
         nursery.start_soon(slot.replace, generation("hang"))
         await watcher.wait_for(lambda: slot.state is SlotState.REPLACING)
         slot.close()
+
+
+async def test_a_slot_that_has_been_closed_needs_no_replacement():
+    async with running_slot(generation("serve")) as (slot, watcher, crew):
+        await watcher.wait_for(serves(slot))
+        slot.close()
+        await wait_for_the_end(crew)
+        other = generation("serve")
+        with trio.fail_after(20):
+            assert await slot.replace(other)
+        assert other.launcher.pids == []
+
+
+async def test_a_start_that_fails_just_when_other_code_is_wished_for_delays_nothing():
+    async with running_slot(generation("hang"), patient=True) as (slot, watcher, crew):
+        await watcher.wait_for(lambda: slot.state is SlotState.FILLING)
+        (worker,) = crew.workers
+        worker.failure, worker.stage = "no luck", Stage.ENDING  # the slot has not been told yet
+        with trio.fail_after(20):
+            assert await slot.replace(generation("serve"))
+        assert watcher.failures == ["no luck"]
+        worker.command(Order.DRAIN)
 
 
 async def test_nonsense_from_a_worker_ends_it_and_nobody_else():

@@ -143,8 +143,10 @@ class Slot:
     async def replace(self, generation: Generation) -> bool:
         """Put a worker of this generation into the place of the one that is there.
 
-        Returns whether it became ready; if not, the old one serves on. A slot that is closed meanwhile says yes.
+        Returns whether it became ready; if not, the old one serves on. A slot that is closed says yes.
         """
+        if self._whole.cancel_called:
+            return True
         self._wish = wish = Replacement(generation)
         self.backoff.forget()
         self._retry_at = -inf
@@ -210,12 +212,14 @@ class Slot:
 
     def _give_up(self, successor: SupervisedWorker) -> None:
         """Forget one that will never be ready; its own task sees to its end."""
-        delay = self.backoff.note_failure()
-        self._retry_at = trio.current_time() + delay
-        if successor.failure is not None and self._patient:
-            self._retry_at = inf
+        wished_for = self._wish is None or self._wish.generation is self._next
+        if wished_for:  # otherwise its end says nothing about the one that is to come
+            delay = self.backoff.note_failure()
+            self._retry_at = trio.current_time() + delay
+            if successor.failure is not None and self._patient:
+                self._retry_at = inf
         self._watcher.note_failure(self, successor)
-        if self._wish is not None and self._wish.generation is self._next:
+        if wished_for:
             self._decide(succeeded=False)
 
     def _settle_worker(self) -> None:
