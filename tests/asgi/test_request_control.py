@@ -10,6 +10,7 @@ from hyperframe.frame import RstStreamFrame
 from trioserve.config import Config, LifecycleSettings, LoggingSettings, TimeoutSettings
 from trioserve.testing.http2_client import Http2Client
 from trioserve.testing.memory import open_memory_server
+from trioserve.testing.websocket_client import TunnelClient, open_http1_session, open_http2_session
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -231,3 +232,27 @@ class TestDisconnected:
             await client.send(RstStreamFrame(stream, error_code=8))
             await trio.testing.wait_all_tasks_blocked()
         assert seen == [False, True]
+
+    @pytest.mark.parametrize("protocol", ["http1", "http2"])
+    async def test_of_a_session(self, protocol):
+        async def app(scope, receive, send):
+            control = scope["extensions"]["trioserve"]
+            seen.append(control.disconnected)
+            await receive()
+            await send({"type": "websocket.accept"})
+            seen.append(control.disconnected)
+            await receive()
+            seen.append(control.disconnected)
+
+        seen = []
+        async with open_memory_server(app, config()) as server:
+            if protocol == "http1":
+                client = await open_http1_session(server.connect())
+            else:
+                tunnels = TunnelClient(server.connect())
+                await tunnels.start()
+                client = await open_http2_session(tunnels)
+            await client.close()
+            await trio.testing.wait_all_tasks_blocked()
+            await client.aclose()
+        assert seen == [False, False, True]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ControlledExchange:
     """The part of a `ControlledConnection` that serves one exchange only.
 
-    The class that inherits it sets the attributes, and says whether the exchange goes on.
+    The class that inherits it sets the attributes, and says whether the exchange goes on and its client has left.
     """
 
     __slots__ = ("_cancel_on_disconnect", "_context", "_request_deadline", "_timeouts")
@@ -24,12 +24,15 @@ class ControlledExchange:
     _context: ServerContext
     _request_deadline: float
     _timeouts: Timeouts
-    left: bool
-    gone: bool
 
     @property
     def _goes_on(self) -> bool:
         """Whether the exchange can still be steered."""
+        raise NotImplementedError
+
+    @property
+    def _client_left(self) -> bool:
+        """Whether the client has ended its sending side, or cannot be reached any more."""
         raise NotImplementedError
 
     def _settle_exchange_deadline(self) -> None:
@@ -63,7 +66,7 @@ class ControlledExchange:
 
     def has_lost(self, exchange: object) -> bool:  # noqa: ARG002
         """See `ControlledConnection`."""
-        return self.left or self.gone or not self._goes_on
+        return self._client_left or not self._goes_on
 
     def cancels(self, exchange: object) -> bool:  # noqa: ARG002
         """See `ControlledConnection`."""

@@ -424,6 +424,11 @@ class Http2Stream(ControlledExchange):
         """See `ControlledExchange`."""
         return self.exchange.phase is not COMPLETE
 
+    @property
+    def _client_left(self) -> bool:
+        """See `ControlledExchange`."""
+        return self.left or self.gone
+
     def _settle_exchange_deadline(self) -> None:
         """Put the deadline where the request's own and its client's leaving ask for."""
         grace = self._left_at + self._timeouts.disconnect_grace if self._cancel_on_disconnect else inf

@@ -131,6 +131,11 @@ class WebSocketDeadlines(ControlledExchange):
         """See `ControlledExchange`."""
         return not self._connection.gone and not self._connection.app_over
 
+    @property
+    def _client_left(self) -> bool:
+        """See `ControlledExchange`."""
+        return self._connection.left or self._connection.gone
+
     def _settle_exchange_deadline(self) -> None:
         """See `ControlledExchange`."""
         self.settle()
