@@ -12,6 +12,7 @@ import trustme
 
 from trioserve.server.connection import TlsTransport
 from trioserve.server.poller import EpollPoller, PortablePoller
+from trioserve.server.stream_transport import StreamTransport
 from trioserve.server.transport import SocketTransport
 from trioserve.testing.transport_checks import (
     TRANSPORT_CHECKS,
@@ -20,11 +21,6 @@ from trioserve.testing.transport_checks import (
     check_transport,
     run_check,
 )
-
-try:
-    from trioserve.server.stream_transport import StreamTransport
-except ImportError:
-    from trioserve.server.transport import StreamTransport
 
 
 def tcp_socketpair():
@@ -192,3 +188,35 @@ async def test_trios_own_checks(socketpair, poller_class):
     async with running(pollers[0].run):
         with trio.fail_after(60):
             await trio.testing.check_half_closeable_stream(make, make_clogged)
+
+
+class Told:
+    """An observer that receives what waits, as far as there is anything."""
+
+    def __init__(self, transport):
+        self.transport, self.received, self.left = transport, [], False
+
+    def bytes_waiting(self):
+        self.received.append(self.transport.receive_now(4))
+
+    def peer_left(self, broken):
+        self.left = True
+
+
+async def test_what_was_read_ahead_of_a_stream_is_there_at_once():
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = StreamTransport(theirs)
+    observer = Told(transport)
+    transport.observe(observer)
+    async with running(transport.pump, transport, ours):
+        await trio.testing.wait_all_tasks_blocked()
+        assert (transport.receive_now(4), transport.readable) == (None, False)
+        await ours.send_all(b"abcdef")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (observer.received, transport.readable) == ([b"abcd"], True)
+        assert (transport.receive_now(4), transport.readable) == (b"ef", False)
+        assert transport.receive_now(4) is None
+        await ours.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (observer.received, observer.left) == ([b"abcd", b""], True)
+        assert await transport.receive_some() == transport.receive_now(4) == b""

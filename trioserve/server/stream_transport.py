@@ -22,6 +22,7 @@ class StreamTransport(Transport):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()
         self._stream = stream
+        self.readable = False
         self._ahead: bytes | None = None
         self._rest = b""
         self._error: Exception | None = None
@@ -42,7 +43,8 @@ class StreamTransport(Transport):
                 self.half_closed = True
                 if self._observer is not None:
                     self._observer.peer_left(self.broken)
-            elif not self._reading and self._observer is not None:
+            self.readable = True
+            if not self._reading and self._observer is not None:
                 self._observer.bytes_waiting()
             self._wake_reader.unpark_all()
             await self._wake_pump.wait()
@@ -56,25 +58,17 @@ class StreamTransport(Transport):
         return await self.parked_receive(max_bytes) if data is None else data
 
     def receive_now(self, max_bytes: int) -> bytes | None:
-        """See `Transport.receive_now`; a piece that was read ahead is left to `parked_receive`."""
+        """See `Transport.receive_now`."""
         if max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._reading:
             raise trio.BusyResourceError("another task is reading from this transport")
         if self._closed:
             raise trio.ClosedResourceError("this transport was closed")
-        return self._cut(max_bytes) if self._rest else None
+        return self._take(max_bytes) if self._rest or self._ahead is not None else None
 
     async def parked_receive(self, max_bytes: int) -> bytes:
         """See `Transport.parked_receive`."""
-        await self._take_ahead()
-        return self._cut(max_bytes)
-
-    def _cut(self, max_bytes: int) -> bytes:
-        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
-        return data
-
-    async def _take_ahead(self) -> None:
         self._reading = True
         try:
             while self._ahead is None and not self._closed:
@@ -83,11 +77,18 @@ class StreamTransport(Transport):
             self._reading = False
         if self._closed:
             raise trio.ClosedResourceError("this transport was closed")
-        if self._ahead:
+        return self._take(max_bytes)
+
+    def _take(self, max_bytes: int) -> bytes:
+        """Take bytes that are here, or the end of the stream, which stays."""
+        if not self._rest and self._ahead:
             self._rest, self._ahead = self._ahead, None
             self._wake_pump.set()
-        elif self._error is not None:
+        elif not self._rest and self._error is not None:
             raise trio.BrokenResourceError("the connection broke") from self._error
+        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
+        self.readable = bool(self._rest) or self._ahead is not None
+        return data
 
     def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """Take nothing: a stream can only be waited for."""

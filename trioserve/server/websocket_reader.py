@@ -94,7 +94,7 @@ class WebSocketReader:
         """Something that came is still to be taken by the application."""
         return bool(self._queue)
 
-    async def receive_message(self) -> Message | Closed:
+    async def receive_message(self) -> Message | Closed:  # noqa: C901 - each message comes by, so nothing is parted
         """See `SessionChannel`."""
         transport, machine = self.transport, self._machine
         assert transport is not None
@@ -117,11 +117,11 @@ class WebSocketReader:
                 self._note(event)
                 continue
             self._writer.send_answers()
-            if others_wait or machine.unread:
-                others_wait = False
-                await trio.lowlevel.checkpoint()
-                continue
             try:
+                if others_wait or machine.unread:
+                    others_wait = False
+                    await trio.lowlevel.checkpoint()
+                    continue
                 data = transport.receive_now(RECEIVE_SIZE)
                 if data is None:
                     data = await self._wait_for_bytes(transport)
@@ -129,6 +129,9 @@ class WebSocketReader:
                     others_wait = True
             except GONE:
                 data = b""
+            except trio.Cancelled:
+                self.read_ahead()  # what has come was left to this task, and nobody will be told of it again
+                raise
             if data:
                 self._deadlines.heard = self._now()
                 machine.receive_data(data)
