@@ -100,6 +100,17 @@ async def test_one_that_is_discarded_is_not_told(running, autojump_clock):
     assert len(other.told) == 1
 
 
+async def test_one_that_is_not_watched_cannot_hurry(running, autojump_clock):
+    connection, other = Recorded(), Recorded()
+    running.add(connection)
+    running.add(other)
+    running.discard(connection)
+    connection.exchange_deadline = trio.current_time() + 0.5
+    running.hurry(connection)
+    await trio.sleep(20)
+    assert connection.told == []
+
+
 async def test_it_sleeps_while_there_is_nothing_to_watch(running, autojump_clock):
     sweeps = []
     sweep = running.sweep

@@ -61,9 +61,13 @@ class Deadlines:
         self._urgent.discard(connection)
 
     def hurry(self, connection: Deadlined) -> None:
-        """Look at this connection soon: it was given a deadline that may be nearer than any timeout."""
-        self._urgent.add(connection)
-        self._wake.set()
+        """Look at this connection soon: it was given a deadline that may be nearer than any timeout.
+
+        Nothing happens for one that is not watched: somebody else has its deadlines now, or it is over.
+        """
+        if connection in self.connections:
+            self._urgent.add(connection)
+            self._wake.set()
 
     async def run(self) -> None:
         """Sweep for ever, but not more often than every `SHORTEST_SLEEP` seconds."""

@@ -153,9 +153,8 @@ class Http1Connection(Http1SessionCarrier):
         if self.context.settings.websocket.enabled and is_upgrade(head):
             session = await self._begin_session(head)
             if session is not None:
-                self.context.deadlines.discard(self)
-                await session.run(self._scopes)
-                self.exchange = None
+                self.context.deadlines.discard(self)  # it has its own
+                await self._run_session(session, self._scopes)
             return True
         if self.switch is None or not self._trusted or not self.context.settings.http2.h2c_upgrade:
             return False

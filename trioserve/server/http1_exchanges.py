@@ -149,7 +149,7 @@ class Http1Exchanges(Http1Channel):
         """
         with trio.move_on_after(LINGER_TIMEOUT):
             await self.transport.send_eof()
-            if not self.machine.unread:
+            if not (self.machine.unread or self.transport.readable):
                 return
             while await self.transport.receive_some(RECEIVE_SIZE):
                 await trio.lowlevel.checkpoint()

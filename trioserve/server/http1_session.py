@@ -14,6 +14,7 @@ from trioserve.server.http1_exchanges import Http1Exchanges
 
 if TYPE_CHECKING:
     from trioserve.asgi.channel import ResponseChannel
+    from trioserve.asgi.scope import ScopeBuilder
     from trioserve.asgi.types import Headers
     from trioserve.protocols.http1 import RequestHead
     from trioserve.server.transport import Transport
@@ -50,6 +51,13 @@ class Http1SessionCarrier(Http1Exchanges):
         self._end_exchange(exchange)
         await self._linger()
         return None
+
+    async def _run_session(self, session: WebSocketConnection, scopes: ScopeBuilder) -> None:
+        """Run it to its end."""
+        await session.run(scopes)
+        self.exchange = None
+        if not session.accepted:
+            await self._linger()  # messages may be on their way that the client has sent too early
 
     # -- what the session asks for --------------------------------------------------------------------------------
 

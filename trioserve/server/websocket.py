@@ -233,7 +233,11 @@ class WebSocketConnection:
         fields = accept_fields(self._wishes, subprotocol, headers)
         if self.gone:
             raise ClientDisconnected("the client has left")
-        transport, data = await self._carrier.open_duplex(fields)
+        self.deadlines.watch_write(self._carrier.transport)
+        try:
+            transport, data = await self._carrier.open_duplex(fields)
+        finally:
+            self.deadlines.write_deadline = inf
         self._transport = self.reader.transport = self.writer.transport = transport
         transport.observe(self)
         self.deadlines.begin()

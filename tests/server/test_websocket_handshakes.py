@@ -1,0 +1,104 @@
+"""The end of opening handshakes over HTTP/1.1: what is behind them, and clients that do not read the answer."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from tests.server.session_server import open_server
+from trioserve.testing.raw_client import RawClient
+from trioserve.testing.websocket_client import FIN, TEXT, client_frame
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+MESSAGE = client_frame(FIN | TEXT, b"too early")
+REQUEST = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
+REFUSALS = {
+    "close": [{"type": "websocket.close"}],
+    "denial": [
+        {"type": "websocket.http.response.start", "status": 418, "headers": []},
+        {"type": "websocket.http.response.body", "body": b"tea"},
+    ],
+}
+refusals = pytest.mark.parametrize("refusal", REFUSALS)
+
+
+class Refusing:
+    """Refuses a session, and has something to do afterwards."""
+
+    def __init__(self, refusal):
+        self.paths, self.refusal = [], REFUSALS[refusal]
+        self.begun, self.go, self.refused, self.ended = (trio.Event() for _ in range(4))
+
+    async def __call__(self, scope, receive, send):
+        self.paths.append(scope["path"])
+        await receive()
+        self.begun.set()
+        await self.go.wait()
+        for message in self.refusal:
+            await send(message)
+        self.refused.set()
+        await trio.sleep(1)
+        self.ended.set()
+
+
+@refusals
+@pytest.mark.parametrize("behind", [MESSAGE, REQUEST])
+async def test_an_application_that_has_refused_goes_on_whatever_the_client_sent(
+    refusal, behind, tmp_path, autojump_clock
+):
+    app = Refusing(refusal)
+    app.go.set()
+    log = tmp_path / "log"
+    async with open_server(app, access=str(log)) as served:
+        client = RawClient(await served.stream())
+        await client.send(HANDSHAKE + behind)
+        await client.receive_all()
+        assert app.ended.is_set()
+    assert app.paths == ["/"]
+    assert len(log.read_text().splitlines()) == 1
+    assert "disconnected" not in log.read_text()
+
+
+@refusals
+async def test_a_client_that_talks_too_early_gets_to_read_the_refusal(refusal, autojump_clock):
+    app = Refusing(refusal)
+    async with open_server(app) as served:
+        stream = await served.stream()
+        await stream.send_all(HANDSHAKE)
+        await app.begun.wait()
+        await stream.send_all(MESSAGE)
+        app.go.set()
+        await app.refused.wait()
+        await stream.send_all(MESSAGE)
+        await app.ended.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        status = b""
+        while data := await stream.receive_some():  # a reset would raise
+            status += data
+        assert status.startswith(b"HTTP/1.1 4")
+
+
+async def test_a_client_that_does_not_read_the_acceptance(autojump_clock):
+    ended = trio.Event()
+
+    async def app(scope, receive, send):
+        try:
+            await receive()
+            await send({"type": "websocket.accept"})
+        finally:
+            ended.set()
+
+    async with open_server(app, limit=1000, timeouts={"write_stall": 50}) as served:
+        client, server = trio.testing.lockstep_stream_pair()  # has no room for anything
+        closed = served.server.start_stream(server)
+        begun = trio.current_time()
+        await client.send_all(HANDSHAKE)
+        await ended.wait()
+        assert 50 <= trio.current_time() - begun <= 101
+        await closed.wait()
+        await trio.aclose_forcefully(client)
+    assert served.server.stats().timeouts == 1
