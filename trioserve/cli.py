@@ -32,8 +32,9 @@ _EPILOG = "Each setting is also a key of the TOML file and an environment variab
 
 
 class Request(Struct, frozen=True):
-    """What the command line asks for; `flags` has the settings that were typed, by name."""
+    """What the command line asks for; `flags` has the settings that were typed, by name, relative to `directory`."""
 
+    directory: Path
     config: Path | None
     check: bool
     print_config: bool
@@ -41,7 +42,7 @@ class Request(Struct, frozen=True):
 
     def load(self) -> LoadedConfig:
         """Read the configuration; at a reload again. Raises `ConfigError`."""
-        return load_config(self.config, os.environ, self.flags, cwd=Path.cwd())
+        return load_config(self.config, os.environ, self.flags, cwd=self.directory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,7 +203,11 @@ def _read_request(config: Path | None, check: bool, print_config: bool, **values
         for name, value in values.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    return Request(config, check, print_config, typed)
+    try:
+        directory = Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("", None, "the working directory does not exist any more") from None
+    return Request(directory, config, check, print_config, typed)
 
 
 # -- help ----------------------------------------------------------------------------------------------------------

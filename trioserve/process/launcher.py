@@ -160,10 +160,25 @@ def start_python(module: str, control: socket.socket, inherited: Iterable[int]) 
 def _interpreter_flags() -> Sequence[str]:
     """Options of this interpreter that a new one needs to behave alike."""
     flags = list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
-    if not sys.flags.safe_path and sys.path[:1] not in ([""], [os.getcwd()]):  # noqa: PTH109 - as Python does
+    if not sys.flags.safe_path and sys.path[:1] not in ([""], [_find_working_directory()]):
         # With -m the working directory would come first, and an email.py in it before Python's own.
         flags.append("-P")
     return flags
+
+
+def _find_working_directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - as Python does
+    except FileNotFoundError:  # nothing can be imported from there
+        return None
+
+
+_unreaped: set[int] = set()
+
+
+def is_child_of_ours(pid: int) -> bool:
+    """Whether somebody here has started that process, and will ask how it has ended."""
+    return pid in _unreaped
 
 
 class ChildProcess:
@@ -176,12 +191,15 @@ class ChildProcess:
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
         self.pid = popen.pid
+        _unreaped.add(self.pid)
 
     async def wait(self) -> int:
         """Wait for its end; see `WorkerProcess`."""
         if self._popen.poll() is None:
             await wait_for_exit(self.pid)
-        return self._popen.wait()
+        status = self._popen.wait()
+        _unreaped.discard(self.pid)
+        return status
 
     def send_signal(self, number: int) -> None:
         """Send a signal; see `WorkerProcess`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioserve.config import ConfigError
 from trioserve.process.log_setup import apply_logging
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ def check_reload(loaded: LoadedConfig, former: LoadedConfig) -> LoadedConfig:
     if config.logging != former.config.logging:
         apply_logging(config)
     return loaded
+
+
+def restore_log(config: Config) -> None:
+    """Go back to the log of the configuration that stays in force; if that cannot be had any more, keep what is."""
+    try:
+        apply_logging(config)
+    except ConfigError as error:
+        logger.error("the former log cannot be opened again: %s", error)
 
 
 def find_restart_settings(former: Config, config: Config) -> list[str]:

@@ -27,9 +27,9 @@ from trioserve.process.control import Order
 from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED, UNUSABLE
 from trioserve.process.launcher import describe_status
 from trioserve.process.log_flusher import keep_logs_flushed
-from trioserve.process.log_setup import apply_logging
+from trioserve.process.orphans import reap_orphans
 from trioserve.process.processors import count_workers
-from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings
+from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings, restore_log
 from trioserve.process.signal_latch import ignore_signals_at_last
 from trioserve.process.signals import Intent, open_signals, render_task_tree
 from trioserve.process.slot import Generation, Slot
@@ -108,6 +108,7 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow, intents, name="signals")
                 nursery.start_soon(keep_logs_flushed, name="error log")
+                nursery.start_soon(reap_orphans, name="orphans")
                 nursery.start_soon(self._notifier.feed_while, self._is_healthy, name="watchdog")
                 async with trio.open_nursery() as lives:
                     self._lives = lives
@@ -284,7 +285,7 @@ class Supervisor:
                 await self._take_up(loaded)
             except (ConfigError, BindError) as error:
                 logger.error("not reloaded, nothing has changed: %s", error)
-                apply_logging(self._generation.loaded.config)
+                restore_log(self._generation.loaded.config)
             if self._urls:
                 self._notifier.ready(f"serving on {', '.join(self._urls)}")
 
@@ -297,7 +298,7 @@ class Supervisor:
         self._lives.start_soon(following.launcher.run, name="launcher")
         if not await self._replace_all(following):
             logger.error("not reloaded: the new worker did not start, and the old ones stay")
-            apply_logging(former.loaded.config)
+            restore_log(former.loaded.config)
             await self._send_back(former)
             self._next = None
             following.launcher.close()
