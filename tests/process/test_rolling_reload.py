@@ -27,6 +27,23 @@ def write_version(folder, version: str) -> None:
     os.replace(folder / "draft", folder / "main.py")
 
 
+def reload_under_load(server, mode, context=None):
+    """No request is lost; returns the figures."""
+    url = server.wait_until_serving()
+    server.wait_for_workers(WORKERS)
+    with Load(url, mode=mode, pause=PAUSE, context=context) as load:
+        for _ in range(RELOADS):
+            load.wait_for(REQUESTS // RELOADS)
+            server.reload(WORKERS)
+        load.wait_for(REQUESTS // RELOADS, total=REQUESTS)
+    print(load.describe())
+    assert load.failures == []
+    assert len(load.pids) > RELOADS
+    assert set(load.pids) <= set(server.ready)
+    assert len(server.ready) == WORKERS * (RELOADS + 1)
+    return load.describe()
+
+
 @pytest.mark.parametrize(
     ("mode", "preload"),
     [(mode, preload) for preload in (False, True) for mode in MODES]
@@ -36,19 +53,7 @@ def write_version(folder, version: str) -> None:
 def test_reloads_under_load_lose_no_request(tmp_path, mode, preload, record_property):
     options = ["--process-preload"] if preload else []
     with Supervised(tmp_path, "-w", str(WORKERS), *options) as server:
-        url = server.wait_until_serving()
-        server.wait_for_workers(WORKERS)
-        with Load(url, mode=mode, pause=PAUSE) as load:
-            for _ in range(RELOADS):
-                load.wait_for(REQUESTS // RELOADS)
-                server.reload(WORKERS)
-            load.wait_for(REQUESTS // RELOADS, total=REQUESTS)
-        print(load.describe())
-        record_property("figures", load.describe())
-        assert load.failures == []
-        assert len(load.pids) > RELOADS
-        assert set(load.pids) <= set(server.ready)
-        assert len(server.ready) == WORKERS * (RELOADS + 1)
+        record_property("figures", reload_under_load(server, mode))
         assert server.stop() == 0
 
 
@@ -63,17 +68,7 @@ def test_reloads_under_load_with_tls_lose_no_request(tmp_path, mode, record_prop
     with Supervised(
         tmp_path, "-w", str(WORKERS), "--tls-certificate", str(tmp_path / "server.pem")
     ) as server:
-        url = server.wait_until_serving()
-        server.wait_for_workers(WORKERS)
-        with Load(url, mode=mode, pause=PAUSE, context=context) as load:
-            for _ in range(RELOADS):
-                load.wait_for(REQUESTS // RELOADS)
-                server.reload(WORKERS)
-            load.wait_for(REQUESTS // RELOADS, total=REQUESTS)
-        print(load.describe())
-        record_property("figures", load.describe())
-        assert load.failures == []
-        assert len(load.pids) > RELOADS
+        record_property("figures", reload_under_load(server, mode, context))
         assert server.stop() == 0
 
 

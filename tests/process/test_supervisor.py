@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.process.clients import Http1Connection, open_socket
 from tests.process.supervised import Supervised, wait_until
 from tests.server_process import clean_environment
 
@@ -368,17 +369,25 @@ def test_many_replacements_leave_nothing_behind(tmp_path, options):
                     os.kill(pid, signal.SIGTERM if number % 3 else signal.SIGKILL)
                 server.wait_for_workers(total)
         wait_until(lambda: len(server.processes()) == 4 + len(options), "the former ones have gone")
-        assert find_zombies(server.process.pid) == []
+        wait_until(lambda: find_zombies(server.process.pid) == [], "the former ones have been reaped")
         wait_until(lambda: count_descriptors(server.process.pid) == before, "all descriptors are closed")
         assert server.stop() == 0
+
+
+@contextmanager
+def answering(url):
+    """A worker has begun an answer that takes long."""
+    with open_socket(url) as sock:
+        connection = Http1Connection(sock)
+        connection.send("/slow/30")
+        connection.wait_for_begin()
+        yield
 
 
 def test_a_worker_that_is_told_to_stop_has_a_successor_before_it_has_ended(tmp_path):
     with Supervised(tmp_path) as server:
         url = server.wait_until_serving()
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as sock:
-            sock.sendall(b"GET /slow/30 HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert sock.recv(1)
+        with answering(url):
             os.kill(server.ready[0], signal.SIGTERM)
             server.wait_for_line(rf"worker 1 \({server.ready[0]}\) is to be replaced: it was told to stop")
             server.wait_for_workers(2)
@@ -389,9 +398,7 @@ def test_a_worker_that_is_told_to_stop_has_a_successor_before_it_has_ended(tmp_p
 def test_a_worker_that_is_killed_while_it_drains_is_not_missed(tmp_path):
     with Supervised(tmp_path) as server:
         url = server.wait_until_serving()
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as sock:
-            sock.sendall(b"GET /slow/30 HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert sock.recv(1)
+        with answering(url):
             server.reload(1)
             os.kill(server.ready[0], signal.SIGKILL)
             server.wait_for_line(rf"worker 1 \({server.ready[0]}\) has ended \(SIGKILL\)")
