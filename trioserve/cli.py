@@ -20,6 +20,7 @@ from msgspec import Struct
 from trioserve import __version__
 from trioserve.config import ConfigError, LoadedConfig, Setting, dump_toml, load_config, settings
 from trioserve.config.model import GROUPS
+from trioserve.process.standard_streams import open_standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit code: 0 stopped or answered, 1 crash, 2 usage or configuration, 3 the application failed to
     start.
     """
-    _open_standard_streams()
+    open_standard_streams()
     try:
         return _answer(arguments)
     except KeyboardInterrupt:
@@ -236,18 +237,6 @@ def _describe(setting: Setting) -> str:
 
 
 # -- standard streams ----------------------------------------------------------------------------------------------
-
-
-def _open_standard_streams() -> None:
-    """Fill gaps among descriptors 0 to 2, or the next socket would take the place and be written to as a log.
-
-    Workers inherit what fills them.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
 
 
 def _write(stream: Any, text: str) -> None:
