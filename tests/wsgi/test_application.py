@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 
@@ -383,6 +384,27 @@ class TestErrorStream:
         async with open_wsgi(app) as server:
             await respond(server)
         assert error_log() == ["beginning", "second", "ab", "flushed", "at the end"]
+
+    async def test_a_filter_that_raises_is_an_error_of_the_application(self, open_wsgi, error_log):
+        def refuse(record):
+            if record.getMessage() == "unwanted":
+                raise ValueError
+            return True
+
+        def app(environ, start_response):
+            environ["wsgi.errors"].write("unwanted")
+            start_response("200 OK", TEXT)
+            return []
+
+        logger = logging.getLogger("trioserve.error")
+        logger.addFilter(refuse)
+        try:
+            async with open_wsgi(app) as server:
+                with trio.fail_after(5):
+                    assert (await respond(server)).status == 500
+        finally:
+            logger.removeFilter(refuse)
+        assert error_log() == ["error in the application: GET / HTTP/1.1"]
 
     async def test_print_and_handlers_can_use_it(self, open_wsgi, error_log):
         def app(environ, start_response):

@@ -164,6 +164,25 @@ async def test_a_body_that_was_cut_short_never_looks_complete(open_wsgi, sent, r
         assert not calls
 
 
+async def test_a_malformed_body_raises_each_time_though_its_client_stays(open_wsgi, error_log):
+    def app(environ, start_response):
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        write(b"begun")  # so that it cannot be answered 400
+        for _ in range(3):
+            try:
+                environ["wsgi.input"].read()
+            except ClientDisconnected:
+                write(b", cut")
+        return []
+
+    async with open_wsgi(app, validate=False) as server, server.raw_client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.send(b"%x\r\n%b\r\nno number\r\n" % (READ_AHEAD, bytes(READ_AHEAD)))
+        with trio.fail_after(5):
+            assert (await client.receive_response()).body == b"begun, cut, cut, cut"
+    assert error_log() == []
+
+
 async def test_a_client_that_drops_after_10_of_1000_bytes(open_wsgi, error_log):
     def app(environ, start_response):
         calls.append(True)

@@ -98,6 +98,7 @@ class Bridge:
     # The task's.
     _head_sent = False
     _complete = False  # the last of the response has been sent, although the thread may go on
+    _body_cut = False  # the rest of the request's body will not come
     _owes = False  # the thread waits, or will wait, for the answer to an order that was taken
     _news = False
     _parked: trio.lowlevel.Task | None = None
@@ -292,8 +293,10 @@ class Bridge:
         parts: list[bytes] = []
         size = 0
         while not self._body_ended and size < (order.size if order.whole else 1):
-            message = await receive()
-            if message["type"] == "http.disconnect":
+            if not self._body_cut:
+                message = await receive()
+                self._body_cut = message["type"] == "http.disconnect"
+            if self._body_cut:  # the same for ever: to ask again would be to wait for the client to leave
                 return ClientDisconnected("the client has left before the end of its body")
             data = message.get("body", b"")
             parts.append(data)

@@ -80,7 +80,10 @@ class Call(Bridge):
         """See `Job`."""
         self._thread = threading.get_ident()
         try:
-            self._context.run(self._call_application)
+            try:
+                self._context.run(self._call_application)
+            finally:
+                self.errors.flush()  # may raise, too: filters of the log are the application's
         except Exception as error:
             self.failure = _without_our_frames(error)
         except BaseException as error:
@@ -88,7 +91,6 @@ class Call(Bridge):
             self.failure = RuntimeError(f"the application raised {error!r}")
             self.failure.__cause__ = error
         finally:
-            self.errors.flush()
             self.environ = None  # which has methods of ours
             self._end()
 
