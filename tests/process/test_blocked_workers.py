@@ -140,6 +140,36 @@ def test_a_group_that_is_stopped_and_woken_one_by_one_stays_whole(tmp_path):
         assert server.ready == pids
 
 
+def test_a_worker_that_is_stopped_for_less_than_its_heartbeat_stays(tmp_path):
+    with Supervised(tmp_path, *HEARTBEAT) as server:
+        url = server.wait_until_serving()
+        (pid,) = server.wait_for_workers(1)
+        for _ in range(3):
+            os.kill(pid, signal.SIGSTOP)
+            pause(1.2)
+            os.kill(pid, signal.SIGCONT)
+            assert server.ask(url) == b"%d" % pid
+        assert server.stop() == 0
+        assert SILENCE not in server.errors
+
+
+def test_a_worker_that_reads_no_orders_for_long_drains_when_it_goes_on(tmp_path):
+    """As after an hour in a debugger; with no bound for its end nothing else would end it."""
+    with Supervised(tmp_path, "--process-heartbeat", "0", "--timeouts-graceful", "0") as server:
+        url = server.wait_until_serving()
+        (pid,) = server.wait_for_workers(1)
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(600):  # more than what its control socket takes
+            server.signal(signal.SIGUSR1)
+            server.wait_for_line("log files were opened again")
+        server.reload(1)
+        server.wait_for_line("reloaded")
+        os.kill(pid, signal.SIGCONT)
+        server.wait_for_line(rf"\({pid}\) has ended")
+        assert int(server.ask(url)) != pid
+        assert server.stop() == 0
+
+
 def pause(seconds):
     """Let real time pass for processes that are stopped; there is nothing to wait for."""
     time.sleep(seconds)

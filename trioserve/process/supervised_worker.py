@@ -12,7 +12,7 @@ import enum
 import logging
 import os
 import signal
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -43,6 +43,7 @@ OVERSLEPT: Final = 1.0
 LOOPLESS: Final = EXIT_GRACE + 1.0
 """Seconds for which a worker that ends may live on without its event loop: the interpreter's own end."""
 STACKS_TIMEOUT: Final = 0.5
+_PIECES: Final = 4
 _STACKS_PAUSE: Final = 0.1
 _LARGEST_STACKS: Final = 1 << 20
 
@@ -204,17 +205,18 @@ class SupervisedWorker:
         """
         if not 0 < seconds < inf:
             await trio.sleep_forever()
-        pieces = max(4, ceil(seconds))
-        missed, last = 0, self._last_sign
-        while missed < pieces:
-            begin = trio.current_time()
-            await trio.sleep(seconds / pieces)
-            stopped = trio.current_time() > begin + 2 * seconds / pieces
+        piece = seconds / _PIECES
+        begin, missed, last = trio.current_time(), 0, self._last_sign
+        while missed < _PIECES:
+            await trio.sleep_until(begin + piece)
+            end = trio.current_time()
             await trio.lowlevel.checkpoint()  # what has come meanwhile may have been about to be read
             if self._last_sign != last:
-                missed, last = 0, self._last_sign
-            elif not stopped:
-                missed += 1
+                begin = last = self._last_sign
+                missed = 0
+            else:
+                missed += end < begin + 2 * piece
+                begin = end
 
     async def _log_stacks(self) -> None:
         """Ask for the stacks of its threads, which faulthandler writes even when no Python code runs."""
