@@ -137,6 +137,18 @@ async def test_a_machine_that_sleeps_costs_no_life(before, asleep, late, autojum
         assert SILENCE in caplog.text
 
 
+async def test_one_that_hangs_is_found_by_a_supervisor_that_hardly_runs(autojump_clock, caplog):
+    async with running(heartbeat=2.0) as (_, stand_in):
+        for _ in range(3):
+            await stop_everything(autojump_clock, 1.3)
+            stand_in.beat()
+        for _ in range(5):
+            assert SILENCE not in caplog.text
+            await stop_everything(autojump_clock, 1.3)
+        await trio.sleep(0.6)
+        assert SILENCE in caplog.text
+
+
 @pytest.mark.parametrize("_", ORDERS)
 async def test_what_came_while_we_were_blocked_is_read_before_a_verdict(_, autojump_clock, caplog):
     async with running(heartbeat=2.0) as (worker, stand_in):

@@ -201,21 +201,23 @@ class SupervisedWorker:
         """Return when there was no sign of life for so long, in which we have listened; 0 = never.
 
         The time is cut into pieces. One that lasted much longer than it should is not counted, because we were not
-        there to listen; nor was the worker, if it is the machine that was not.
+        there to listen; nor was the worker, if it is the machine that was not. Several in a row are, except the
+        first: whoever is well has had its chances.
         """
         if not 0 < seconds < inf:
             await trio.sleep_forever()
         piece = seconds / _PIECES
-        begin, missed, last = trio.current_time(), 0, self._last_sign
+        begin, missed, late, last = trio.current_time(), 0, False, self._last_sign
         while missed < _PIECES:
             await trio.sleep_until(begin + piece)
             end = trio.current_time()
             await trio.lowlevel.checkpoint()  # what has come meanwhile may have been about to be read
             if self._last_sign != last:
                 begin = last = self._last_sign
-                missed = 0
+                missed, late = 0, False
             else:
-                missed += end < begin + 2 * piece
+                late_again, late = late, end > begin + 2 * piece
+                missed += late_again or not late
                 begin = end
 
     async def _log_stacks(self) -> None:
