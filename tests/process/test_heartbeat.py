@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import time
 
 import pytest
@@ -109,6 +110,16 @@ def test_memory_is_that_of_now():
     del ballast
     assert with_ballast - before > 32 << 20
     assert measure_rss() < with_ballast - (32 << 20)
+
+
+def test_memory_is_unknown_rather_than_that_of_the_past_when_no_descriptor_is_left():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert measure_rss() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert measure_rss() > 0
 
 
 def test_a_look_costs_little():

@@ -72,10 +72,12 @@ async def send_beats(
 
 
 def measure_rss() -> int:
-    """Resident memory of this process in bytes; where there is no /proc, the largest that it ever was."""
+    """Resident memory of this process in bytes; where there is no /proc, the largest that it ever was; 0 = unknown."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123 - four times a second
             return int(file.read(256).split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
+    except FileNotFoundError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+    except (OSError, ValueError, IndexError):
+        return 0  # such as no descriptor that is left; the peak would end a worker for what it used long ago
