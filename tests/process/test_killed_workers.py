@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from tests.process.clients import open_socket
 from tests.process.load import KEEP_ALIVE, Load
 from tests.process.supervised import FULL, Supervised, preloaded_by_default, spawned_by_default, wait_until
 
@@ -44,6 +45,44 @@ def test_killed_workers_are_replaced_and_hurt_nobody_else(tmp_path, preload, rec
         assert len(load.failures) <= KILLS * 12
         assert len(server.ready) == WORKERS + KILLS
         assert server.stop() == 0
+
+
+DYING_LIFESPAN = """
+import os
+import trio
+
+over = trio.Event()
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await over.wait()
+        raise LookupError("connection pool lost")
+    if scope["path"] == "/die":
+        over.set()
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if scope["path"] == "/slow":
+        await send({"type": "http.response.body", "body": body[:1], "more_body": True})
+        await trio.sleep(20)
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_a_worker_whose_lifespan_dies_has_a_successor_before_its_requests_have_ended(tmp_path):
+    (tmp_path / "main.py").write_text(DYING_LIFESPAN)
+    with Supervised(tmp_path, "main:app") as server:
+        url = server.wait_until_serving()
+        with open_socket(url) as slow:
+            slow.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert slow.recv(1)
+            first = int(server.ask(url, "/die"))
+            server.wait_for_line(rf"worker 1 \({first}\) is to be replaced: it drains")
+            server.wait_for_workers(2)
+            assert int(server.ask(url)) == server.ready[1] != first
+            assert first in server.processes()  # it finishes
 
 
 def test_a_worker_that_is_told_to_end_by_somebody_is_replaced_without_loss(tmp_path):

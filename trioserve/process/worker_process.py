@@ -187,6 +187,7 @@ class _WorkerProcess:
             beat_interval(settings.heartbeat),
             name="heartbeat",
         )
+        nursery.start_soon(_ask_for_a_successor, channel, server, name="successor")
 
 
 async def _follow_signals(intents: AsyncIterator[Intent], channel: ControlChannel, serving: Serving) -> None:
@@ -194,6 +195,12 @@ async def _follow_signals(intents: AsyncIterator[Intent], channel: ControlChanne
         if intent is Intent.STOP:  # the supervisor need not wait for our end to find a successor
             channel.send(Retire("it was told to stop"))
         serving.follow(intent)
+
+
+async def _ask_for_a_successor(channel: ControlChannel, server: Server) -> None:
+    """Say so when nothing new is accepted any more; a supervisor that has ordered it does not heed that."""
+    await server.draining.wait()
+    channel.send(Retire("it drains"))
 
 
 async def _follow_orders(channel: ControlChannel, serving: Serving) -> None:
