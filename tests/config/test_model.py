@@ -176,6 +176,7 @@ WRONG: list[tuple[type, dict[str, Any], str]] = [
         "[process] max_requests_jitter: has no effect without max_requests",
     ),
     (ProcessSettings, {"preload": True, "workers": 0}, "[process] preload: has no effect without workers"),
+    (ProcessSettings, {"max_rss": "1GiB", "workers": 0}, "[process] max_rss: has no effect without workers"),
     (Config, {"reload_dirs": "/absent"}, "reload_dirs: /absent is not a directory"),
     (
         Config,

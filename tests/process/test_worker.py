@@ -237,6 +237,18 @@ def test_lifespan_that_dies_while_serving_exits_1(tmp_path):
     assert "crashed" not in server.errors
 
 
+def test_pid_file_of_a_process_that_serves_alone(directory):
+    file = directory / "web.pid"
+    with serve(directory, "--process-pid-file", str(file)) as server:
+        server.wait_until_serving()
+        assert int(file.read_text()) == server.process.pid
+        with serve(directory, "--process-pid-file", str(file)) as second:
+            assert second.wait() == 2
+        assert f"is held by process {server.process.pid}" in second.errors
+        assert server.stop() == 0
+    assert not file.exists()
+
+
 def test_application_that_exits_in_a_request_is_a_crash(directory):
     with serve(directory) as server:
         url = server.wait_until_serving()

@@ -78,11 +78,13 @@ class ProcessSettings(Settings, frozen=True, kw_only=True):
     ] = 2048
 
     def check_combinations(self) -> None:
-        """A jitter belongs to a limit, and preloading to workers; a heartbeat must be one that can be kept."""
+        """A jitter belongs to a limit, preloading and replacing to workers; a heartbeat must be possible."""
         if 0 < self.heartbeat < SHORTEST_HEARTBEAT:
             expected = f"expected a duration of at least {SHORTEST_HEARTBEAT:g} s, or 0 = never"
             raise self.refuse("heartbeat", f"{expected}, got {self.heartbeat:g} s")
         if self.max_requests_jitter and not self.max_requests:
             raise self.refuse("max_requests_jitter", "has no effect without max_requests")
-        if self.preload and self.workers == 0:
-            raise self.refuse("preload", "has no effect without workers")
+        if self.workers == 0:
+            for name in ("preload", "max_requests", "max_lifetime", "max_rss"):
+                if getattr(self, name):
+                    raise self.refuse(name, "has no effect without workers")

@@ -1,8 +1,8 @@
-"""The file with the supervisor's process number.
+"""The file with the number of the process that takes the signals: the supervisor, or one that serves alone.
 
-Whether it is stale is not guessed from the number in it, which another program may have by now: the supervisor
-holds a lock on the file for its whole life, and the kernel takes the lock away when it dies. Children do not
-inherit it. The file is removed at the end if it still is the one that was locked.
+Whether it is stale is not guessed from the number in it, which another program may have by now: its process holds a
+lock on the file for its whole life, and the kernel takes the lock away when it dies. Children do not inherit it. The
+file is removed at the end if it still is the one that was locked.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from trioserve.process.ending import find_exit_code
 from trioserve.process.exit_codes import APPLICATION_FAILED, CRASHED, STOPPED
 from trioserve.process.exit_deadline import EXIT_GRACE, ExitDeadline
 from trioserve.process.log_setup import apply_logging
+from trioserve.process.pid_file import hold_pid_file
 from trioserve.process.preparation import prepare
 from trioserve.process.serving import Serving
 from trioserve.process.signal_latch import ignore_signals_at_last, latch_signals
@@ -64,6 +65,7 @@ def run(loaded: LoadedConfig) -> int:
             # Before the privileges go that a port below 1024 needs.
             sockets = open_sockets(loaded.config)
             stack.callback(sockets.close)
+            stack.enter_context(hold_pid_file(loaded.config.process))
             prepared = prepare(loaded.config)
             latch.interrupts = False
             trio.run(_Alone(loaded, prepared, sockets, deadline, notifier).serve, latch)
