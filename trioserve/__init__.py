@@ -19,16 +19,35 @@ from typing import TYPE_CHECKING, Any
 from trioserve.config import Config, ConfigError
 
 if TYPE_CHECKING:
-    from trioserve.server.server import Server, serve
+    from trioserve.asgi.lifespan import LifespanFailed
+    from trioserve.server.listeners import BindError
+    from trioserve.server.server import LifespanDied, Server, serve
 
 __version__ = "0.1.0"
-__all__ = ["Config", "ConfigError", "Server", "__version__", "serve"]
+__all__ = [
+    "BindError",
+    "Config",
+    "ConfigError",
+    "LifespanDied",
+    "LifespanFailed",
+    "Server",
+    "__version__",
+    "serve",
+]
+
+_FOUND_IN = {
+    "BindError": "trioserve.server.listeners",
+    "LifespanDied": "trioserve.server.server",
+    "LifespanFailed": "trioserve.asgi.lifespan",
+    "Server": "trioserve.server.server",
+    "serve": "trioserve.server.server",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package, as `trioserve --help` does, need not import Trio.
-    if name in {"Server", "serve"}:
-        from trioserve.server import server
+    if name in _FOUND_IN:
+        from importlib import import_module
 
-        return getattr(server, name)
+        return getattr(import_module(_FOUND_IN[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,10 +6,9 @@ import pytest
 import trio
 import trio.testing
 
+from trioserve import LifespanDied, LifespanFailed
 from trioserve.asgi.errors import ClientDisconnected
-from trioserve.asgi.lifespan import LifespanFailed
 from trioserve.config import Config, LimitSettings, LoggingSettings, TimeoutSettings
-from trioserve.server.server import LifespanDied
 from trioserve.testing.memory import open_memory_server
 
 QUIET = LoggingSettings(access="off")
