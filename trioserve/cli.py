@@ -141,7 +141,7 @@ def build_command() -> click.Command:
         "trioserve",
         params=[*own, *[_build_parameter(setting) for setting in settings()]],
         callback=_read_request,
-        help="Serve the ASGI application APP, which is module:attribute.",
+        help="Serve the ASGI or WSGI application APP, which is module:attribute.",
         epilog=_EPILOG,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _HELP_WIDTH},
     )

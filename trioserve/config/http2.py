@@ -60,7 +60,7 @@ class Http2Settings(Settings, frozen=True, kw_only=True):
     connection_window: Annotated[
         int,
         size(
-            "Bytes of all the request bodies of one connection that may wait for applications.",
+            "Flow-control window of one connection; request bodies that wait for applications may reach five of it.",
             least=_SMALLEST_WINDOW,
             most=_LARGEST_WINDOW,
         ),

@@ -136,7 +136,7 @@ class TimeoutSettings(Settings, frozen=True, kw_only=True):
 
 
 class LimitSettings(Settings, frozen=True, kw_only=True):
-    """How much of a resource may be in use."""
+    """How much of a resource may be in use, in each worker."""
 
     TABLE = "limits"
 
