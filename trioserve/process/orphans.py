@@ -29,7 +29,8 @@ async def reap_orphans() -> None:
 
 
 def _reap() -> None:
-    while (pid := _find_zombie()) and not is_child_of_ours(pid):  # how one of ours has ended its own task is told
+    # How one of ours has ended its own task asks.
+    while (pid := _find_zombie()) and not is_child_of_ours(pid):
         os.waitpid(pid, 0)
 
 
