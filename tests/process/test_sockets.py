@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import pytest
 
@@ -122,16 +123,32 @@ def test_a_set_that_is_released_leaves_its_files_until_the_end(tmp_path):
     path = tmp_path / "web.sock"
     sockets = open_sockets(Config(bind=[f"unix:{path}"]))
     with socket.socket(fileno=os.dup(numbers(sockets)[0])):  # a worker that has it still
-        sockets.release()
+        sockets.release(admit=True)
         assert answers(path)
     sockets.remove_files()
     assert not path.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot do that")
+def test_nobody_is_admitted_any_more_but_to_sockets_of_others(tmp_path):
+    ours, theirs = tmp_path / "ours.sock", tmp_path / "theirs.sock"
+    with socket.socket(socket.AF_UNIX) as manager:
+        manager.bind(str(theirs))
+        manager.listen()
+        given = os.dup(manager.fileno())
+        sockets = open_sockets(Config(bind=[f"unix:{ours}", f"fd:{given}"]))
+        with socket.socket(fileno=os.dup(numbers(sockets)[0])):
+            assert answers(ours)
+            sockets.release(admit=False)
+            assert not answers(ours)
+        assert answers(theirs)
+        sockets.remove_files()
+
+
 def test_files_of_somebody_else_are_not_removed(tmp_path, close):
     path = tmp_path / "web.sock"
     sockets = open_sockets(Config(bind=[f"unix:{path}"]))
-    sockets.release()
+    sockets.release(admit=True)
     close(open_sockets(Config(bind=[f"unix:{path}"])))
     sockets.remove_files()
     assert answers(path)

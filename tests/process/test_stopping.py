@@ -79,7 +79,7 @@ def test_a_second_signal_ends_it_within_a_second(tmp_path):
         start = time.monotonic()
         server.signal(signal.SIGTERM)
         code = server.wait()
-        assert time.monotonic() - start < 1.5  # of which half a second is for a busy machine
+        assert time.monotonic() - start < 1.0
         assert code == 0
         assert server.processes() == set()
         check_port_is_free(url)
@@ -98,7 +98,7 @@ def test_a_second_signal_ends_workers_that_do_not_obey(tmp_path):
         start = time.monotonic()
         server.signal(signal.SIGTERM)
         server.wait()
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 1.0
         assert server.processes() == set()
         connection.close()
 
@@ -156,17 +156,11 @@ def test_a_signal_during_the_start_ends_it(tmp_path):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_stopping_under_load_ends_connections_properly(tmp_path, mode):
-    """No connection that was ever answered loses a request.
-
-    Which connections come too late is a race that only the kernel sees: those that reach the backlog after the last
-    look at it, and before it is closed, are reset instead of refused.
-    """
+    """Whoever gets a connection gets an answer; the others are refused."""
     with Supervised(tmp_path, "-w", "2") as server:
         url = server.wait_until_serving()
         with Load(url, mode=mode, pause=0.0) as load:
             load.wait_for(500)
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
-        lost = [failure for failure in load.failures if "refused" not in failure.reason]
-        assert [failure for failure in lost if failure.pid] == []
-        assert len(lost) <= 3
+        assert [failure for failure in load.failures if "refused" not in failure.reason] == []

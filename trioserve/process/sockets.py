@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from trioserve.config import Config, FdBind
+from trioserve.process.admission import end_admission
 from trioserve.process.control import InheritedSocket
 from trioserve.server.listeners import Listener, open_bind, resolve, resolve_blocking
 
@@ -69,9 +70,15 @@ class SocketSet:
             if listener not in kept:
                 listener.close()
 
-    def release(self) -> None:
-        """Stop listening here; workers that have the sockets go on, and so socket files stay."""
+    def release(self, *, admit: bool) -> None:
+        """Stop listening here; workers that have the sockets go on, and so socket files stay.
+
+        Args:
+            admit: let new connections in as long as a worker listens; otherwise only those that are there already.
+        """
         for listener in self.listeners:
+            if not admit and listener.kind != "fd":  # which is not ours alone
+                end_admission(listener.socket)
             listener.socket.close()
 
     def remove_files(self) -> None:

@@ -140,7 +140,7 @@ class Supervisor:
             self._next.launcher.close()
             self._next.sockets.close(but=self._generation.sockets)
         self._generation.launcher.close()
-        self._generation.sockets.release()
+        self._generation.sockets.release(admit=self._generation.loaded.config.timeouts.drain_delay > 0)
         for worker in tuple(crew.workers):
             worker.drain()
         if self._stops > 1:
@@ -152,7 +152,7 @@ class Supervisor:
         if self._stops == 1:
             self._exit_code = exit_code
             workers = len(self._crew.workers) if self._crew is not None else 0
-            if exit_code != UNUSABLE:
+            if workers and exit_code != UNUSABLE:
                 logger.info("stopping; workers, now %d, may finish", workers)
             self._notifier.stopping()
             self._stop_wanted.set()
