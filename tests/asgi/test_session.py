@@ -9,7 +9,7 @@ import trio.testing
 from tests.asgi.memory_session import HandshakeHead, MemorySessionChannel
 from trioserve.asgi.channel import Peer
 from trioserve.asgi.errors import ApplicationError, ClientDisconnected
-from trioserve.asgi.session import WebSocketSession
+from trioserve.asgi.session import LARGE_MESSAGE, WebSocketSession
 from trioserve.asgi.session_phase import CLOSED, DENIED, HANDSHAKE, LEFT, OPEN
 
 PEER = Peer(("192.0.2.1", 5000), ("192.0.2.2", 80), "http")
@@ -476,6 +476,17 @@ class TestCheckpoints:
             scope.cancel()
             await session.receive()
         assert session.bytes_received < 10
+
+    async def test_large_messages_let_others_run_after_each(self):
+        session, channel = await opened()
+        for size in (LARGE_MESSAGE - 1, LARGE_MESSAGE, 1):
+            channel.say(bytes(size))
+        received = []
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            while True:
+                received.append(len((await session.receive())["bytes"]))
+        assert received == [LARGE_MESSAGE - 1, LARGE_MESSAGE]
 
     async def test_messages_that_go_out_at_once_let_others_run(self, nursery):
         session, channel = await opened()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 import trio
+import trio.abc
 import trio.testing
 
 from tests.server.session_server import PROTOCOLS, open_server
+from trioserve.server.websocket_reader import QUEUE_SIZE
 from trioserve.testing.websocket_client import (
     BINARY,
     CLOSE,
     FIN,
     PING,
     PONG,
+    RSV1,
     client_frame,
     close_payload,
     open_http1_session,
@@ -91,3 +96,32 @@ async def test_over_a_stream_that_is_no_socket(polite, autojump_clock):
             await ours.send_eof()
         await ended.wait()
         assert trio.current_time() - begun == pytest.approx(GRACE, abs=0.1)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often tasks of a name have their turn."""
+
+    def __init__(self, name):
+        self.name, self.count = name, 0
+
+    def before_task_step(self, task):
+        self.count += self.name in task.name
+
+
+async def test_large_messages_that_are_thrown_away_let_others_run(autojump_clock):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+        await trio.sleep(5)
+
+    deflater = zlib.compressobj(wbits=-15)
+    payload = (deflater.compress(bytes(QUEUE_SIZE)) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    steps = Steps("_read_on")
+    async with open_server(app) as served:
+        client = await served.session("http1", headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
+        trio.lowlevel.add_instrument(steps)
+        await client.send_bytes(client_frame(FIN | RSV1 | BINARY, payload) * 20)
+        await client.send_frame(FIN | CLOSE, close_payload(1000))
+        await client.wait_end()
+    assert steps.count >= 20

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from trioserve.asgi.session_phase import End, SessionPhase
     from trioserve.asgi.types import Application, Headers, Message, Scope
 
+LARGE_MESSAGE = 1 << 20
+"""Bytes of a message before and after which others have their turn: to inflate it may have taken long."""
 LONGEST_CHAIN = 16
 """Errors behind an error that are looked at; a chain may be a circle."""
 
@@ -183,8 +185,8 @@ class WebSocketSession(ExchangeRecord):
         """ASGI `receive()`: `websocket.connect`, then the client's messages, then `websocket.disconnect` for ever.
 
         What is known already is returned without a checkpoint, so that a caller inside a cancelled scope gets it;
-        only every eighth message is preceded by one. Cancelling it loses nothing. Asked for a message before the
-        application has accepted, it waits for that too.
+        only every eighth message is preceded by one, and what follows a large one. Cancelling it loses nothing.
+        Asked for a message before the application has accepted, it waits for that too.
 
         Raises:
             ApplicationError: another task waits in it already.
@@ -206,11 +208,14 @@ class WebSocketSession(ExchangeRecord):
             if not hasattr(event, "data"):
                 return self._tell_end(event)
             data = event.data
+            size = len(data)
+            if size >= LARGE_MESSAGE:
+                self._receives = MESSAGES_BETWEEN_CHECKPOINTS
             if type(data) is str:
-                self.bytes_received += len(data) if data.isascii() else len(data.encode())
+                self.bytes_received += size if data.isascii() else len(data.encode())
                 message: Message = {"type": "websocket.receive", "text": data}
             else:
-                self.bytes_received += len(data)
+                self.bytes_received += size
                 message = {"type": "websocket.receive", "bytes": data}
             if self.phase is not CLOSED:  # after its own close an application expects the end alone
                 return message

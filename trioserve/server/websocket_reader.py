@@ -179,17 +179,16 @@ class WebSocketReader:
 
     def _take_in(self, transport: Transport) -> bool:
         """Read, answer and queue; whether there may be more to do, in a while."""
-        queue, machine = self._queue, self._machine
+        machine = self._machine
         size = 0
         for _ in range(MESSAGES_AT_ONCE):
-            if self.end is not None or self._parked:
-                return False
-            if len(queue) >= self._settings.queue or self._queued >= QUEUE_SIZE:
-                self.paused = True
+            if self.end is not None or self._parked or self._pause_if_full():
                 return False
             event = machine.next_event()
             if isinstance(event, Message):
                 self._enqueue(event)
+                if len(event.data) >= QUEUE_SIZE:
+                    return True  # to inflate it may have taken long
             elif event is NEED_DATA:
                 self._writer.send_answers()
                 if size >= RECEIVE_SIZE or machine.unread:
@@ -202,6 +201,10 @@ class WebSocketReader:
             else:
                 self._note(event)
         return True
+
+    def _pause_if_full(self) -> bool:
+        self.paused = len(self._queue) >= self._settings.queue or self._queued >= QUEUE_SIZE
+        return self.paused
 
     def _enqueue(self, message: Message) -> None:
         # After its own close an application expects the end alone.
