@@ -60,6 +60,52 @@ class TestNursery:
                 assert (await client.receive_response()).status == 200
         assert error_log() == ["error in a background task of the application"] * 2
 
+    async def test_a_task_whose_client_has_left_is_no_error(self, error_log):
+        async def work(send):
+            await left.wait()
+            await send({"type": "http.response.body", "body": b"x"})
+
+        async def work_in_a_nursery(send):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work, send)
+
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for each in (work, work_in_a_nursery):
+                scope["extensions"]["trioserve"].nursery.start_soon(each, send)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+
+        left = trio.Event()
+        async with open_memory_server(app, config()) as server:
+            client = server.raw_client()
+            await client.send(GET)
+            await client.aclose()
+            await left.wait()
+        assert error_log() == []
+
+    async def test_errors_beside_a_cancellation_hurt_nobody(self, error_log, autojump_clock):
+        async def fail_at_the_end():
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise RuntimeError
+
+        async def work():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(fail_at_the_end)
+
+        async def app(scope, receive, send):
+            scope["extensions"]["trioserve"].nursery.start_soon(work)
+            await respond(send)
+
+        async with open_memory_server(app, config()) as server, server.raw_client() as client:
+            await client.send(GET)
+            await client.receive_response()
+        assert error_log() == ["error in a background task of the application"]
+
     async def test_start_waits_and_returns(self):
         async def work(task_status):
             task_status.started("value")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from trioserve.asgi.errors import ClientDisconnected
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -46,8 +48,8 @@ class Background:
 async def _run_guarded(async_fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
     try:
         await async_fn(*args)
-    except Exception:
-        logger.exception("error in a background task of the application")
+    except (Exception, BaseExceptionGroup) as error:
+        _contain(error)
 
 
 class _Started:
@@ -69,7 +71,21 @@ async def _start_guarded(
     status = _Started(task_status)
     try:
         await async_fn(*args, task_status=status)
-    except Exception:
+    except (Exception, BaseExceptionGroup) as error:
         if not status.called:
             raise
-        logger.exception("error in a background task of the application")
+        _contain(error)
+
+
+def _contain(error: Exception | BaseExceptionGroup[BaseException]) -> None:
+    """Log what a task raised, and raise what is beside it: a cancellation.
+
+    That a client has left is not logged: `send` says so, and it is nobody's mistake.
+    """
+    group = error if isinstance(error, BaseExceptionGroup) else ExceptionGroup("", [error])
+    errors, rest = group.split(Exception)
+    if errors is not None and errors.split(ClientDisconnected)[1] is not None:
+        shown = errors if isinstance(error, BaseExceptionGroup) else error
+        logger.error("error in a background task of the application", exc_info=shown)
+    if rest is not None:
+        raise rest from None
