@@ -1,10 +1,14 @@
-"""The end of opening handshakes over HTTP/1.1: what is behind them, and clients that do not read the answer."""
+"""How opening handshakes end: what is behind them, clients that do not read the answer, and clients that leave."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 import trio
 import trio.testing
+from hpack import Encoder as HpackEncoder
+from hyperframe.frame import HeadersFrame, RstStreamFrame
 
 from tests.server.session_server import open_server
 from trioserve.testing.raw_client import RawClient
@@ -102,3 +106,43 @@ async def test_a_client_that_does_not_read_the_acceptance(autojump_clock):
         await closed.wait()
         await trio.aclose_forcefully(client)
     assert served.server.stats().timeouts == 1
+
+
+class Undecided:
+    """Waits for a message before it has accepted."""
+
+    def __init__(self):
+        self.seen, self.ended = [], trio.Event()
+
+    async def __call__(self, scope, receive, send):
+        try:
+            for _ in range(2):
+                self.seen.append((await receive())["type"])
+            await trio.sleep_forever()
+        finally:
+            self.ended.set()
+
+
+async def test_a_client_that_has_ended_its_side_before_the_application_runs(autojump_clock):
+    app = Undecided()
+    async with open_server(app, timeouts={"disconnect_grace": 0}) as served:
+        stream = await served.stream()
+        stream.socket._sock.send(HANDSHAKE)  # both before the server has its turn
+        stream.socket._sock.shutdown(socket.SHUT_WR)
+        begun = trio.current_time()
+        await app.ended.wait()
+        assert trio.current_time() - begun < 0.1
+
+
+async def test_a_stream_that_was_reset_before_the_application_runs(autojump_clock):
+    app = Undecided()
+    async with open_server(app) as served:
+        tunnels = await served.tunnels()
+        fields = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/")]
+        block = HpackEncoder().encode([*fields, (":authority", "a"), ("sec-websocket-version", "13")])
+        head = HeadersFrame(1, block, flags=["END_HEADERS"])
+        await tunnels.stream.send_all(head.serialize() + RstStreamFrame(1, error_code=8).serialize())
+        begun = trio.current_time()
+        await app.ended.wait()
+        assert app.seen == ["websocket.connect", "websocket.disconnect"]
+        assert trio.current_time() - begun == pytest.approx(3, abs=0.1)

@@ -79,6 +79,8 @@ class Http2SessionStream(Http2Stream):
             await self._refuse(*refusal)
             return
         self.session = WebSocketConnection(context, self, request, wishes, self.exchange.peer)
+        if self.left:
+            self.session.peer_left(self.gone)
         await self.session.run(self.connection.scopes)
 
     async def _refuse(self, status: int, text: str, headers: Headers) -> None:

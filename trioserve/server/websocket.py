@@ -151,6 +151,8 @@ class WebSocketConnection:
         """
         context, session, deadlines = self._context, self.session, self.deadlines
         context.deadlines.add(deadlines)
+        if self.left:
+            deadlines.settle()  # its grace began before anybody looked at it
         context.counters.requests_running += 1
         try:
             with deadlines.cancel_scope:
