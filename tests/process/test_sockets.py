@@ -111,6 +111,18 @@ async def test_a_reload_that_is_refused_leaves_everything(tmp_path, close):
     assert not second.exists()
 
 
+async def test_a_socket_whose_file_was_removed_is_opened_anew(tmp_path, close):
+    path = tmp_path / "web.sock"
+    config = Config(bind=[f"unix:{path}", ANY])
+    close(former := open_sockets(config))
+    os.unlink(path)
+    close(following := await open_next_sockets(config, former))
+    assert answers(path)
+    assert numbers(following)[1:] == numbers(former)[1:]
+    former.close(but=following)
+    assert answers(path)
+
+
 async def test_a_bind_can_become_insecure_and_keep_its_socket(close, certificate):
     close(former := open_sockets(Config(bind=[ANY])))
     config = Config(bind=["127.0.0.1:0"], insecure_bind=["127.0.0.1:0"], tls=certificate)

@@ -237,7 +237,8 @@ class Slot:
         except OSError as error:
             delay = self.backoff.note_failure()
             self._retry_at = trio.current_time() + delay
-            logger.error("worker %d cannot be started: %s; next attempt in %g s", self.number, error, delay)
+            prospect = f"; next attempt in {delay:g} s" if self._wish is None else ""
+            logger.error("worker %d cannot be started: %s%s", self.number, error, prospect)
             self._decide(succeeded=False)
             return
         self._look_after(launched, generation)

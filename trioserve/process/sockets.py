@@ -8,6 +8,7 @@ come in as binds "fd:N" of the configuration.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,13 @@ class OpenBind:
 
     bind: str
     listeners: tuple[Listener, ...]
+
+    @property
+    def is_findable(self) -> bool:
+        """Whether clients can find it; somebody may have cleared away the folder with the socket file in it."""
+        return all(
+            listener.inode is None or os.path.lexists(str(listener.address)) for listener in self.listeners
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +133,7 @@ class _Opening:
     def __init__(self, config: Config, present: SocketSet) -> None:
         self._config = config
         self._wishes = (*config.binds, *config.insecure_binds)
-        there = present.secure + present.insecure
+        there = [each for each in present.secure + present.insecure if each.is_findable]
         places = find_kept([str(bind) for bind in self._wishes], [each.bind for each in there])
         self._kept = [None if place is None else there[place] for place in places]
 
