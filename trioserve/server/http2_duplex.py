@@ -13,11 +13,9 @@ import trio
 
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.protocols.http2.frame_gate import CANCEL
-from trioserve.server.transport import RECEIVE_SIZE, Transport
+from trioserve.server.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from trioserve.server.http2_session import Http2SessionStream
 
 NOTHING = memoryview(b"")
@@ -85,11 +83,8 @@ class Http2Duplex(Transport):
         self._left_over = data[max_bytes:]
         return data[:max_bytes]
 
-    def parked_receive(self, max_bytes: int) -> Awaitable[bytes]:
+    async def parked_receive(self, max_bytes: int) -> bytes:
         """See `Transport`."""
-        return self._wait_for_bytes(max_bytes)
-
-    async def _wait_for_bytes(self, max_bytes: int) -> bytes:
         while True:
             self._receiving = True
             try:
@@ -99,13 +94,6 @@ class Http2Duplex(Transport):
             data = self.receive_now(max_bytes)
             if data is not None:
                 return data
-
-    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
-        """See `Transport`."""
-        if max_bytes is None:
-            max_bytes = RECEIVE_SIZE
-        data = self.receive_now(max_bytes)
-        return await self._wait_for_bytes(max_bytes) if data is None else data
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -136,12 +124,6 @@ class Http2Duplex(Transport):
             self._sending = False
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `Transport`."""
-        rest = self.send_now(data)
-        if rest is not None:
-            await self.send_rest(rest)
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `Transport`."""

@@ -50,13 +50,6 @@ class StreamTransport(Transport):
             await self._wake_pump.wait()
             self._wake_pump = trio.Event()
 
-    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
-        """See `Transport.receive_some`."""
-        if max_bytes is None:
-            max_bytes = RECEIVE_SIZE
-        data = self.receive_now(max_bytes)
-        return await self.parked_receive(max_bytes) if data is None else data
-
     def receive_now(self, max_bytes: int) -> bytes | None:
         """See `Transport.receive_now`."""
         if max_bytes < 1:

@@ -94,7 +94,7 @@ class Transport(trio.abc.HalfCloseableStream):
         """
         raise NotImplementedError
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
         """Return 1 to `max_bytes` bytes as soon as there are any, b"" at the end of the stream.
 
         A checkpoint only if it has to wait. Cancelling it loses no bytes.
@@ -104,7 +104,10 @@ class Transport(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed on our side.
             trio.BusyResourceError: another task is reading.
         """
-        raise NotImplementedError
+        if max_bytes is None:
+            max_bytes = RECEIVE_SIZE
+        data = self.receive_now(max_bytes)
+        return await self.parked_receive(max_bytes) if data is None else data
 
     def send_now(self, data: bytes | bytearray | memoryview) -> memoryview | None:
         """Send what can be sent at once; None when that was all, otherwise what `send_rest` has to be called with.
@@ -123,7 +126,9 @@ class Transport(trio.abc.HalfCloseableStream):
 
         A checkpoint only if it has to wait. When cancelled, an unknown part has been sent.
         """
-        raise NotImplementedError
+        rest = self.send_now(data)
+        if rest is not None:
+            await self.send_rest(rest)
 
     async def send_file(self, file: int, offset: int | None, count: int) -> None:
         """Send `count` bytes of an open file, from `offset` or from its current position.
@@ -222,13 +227,6 @@ class SocketTransport(Transport):
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    async def receive_some(self, max_bytes: int | None = RECEIVE_SIZE) -> bytes:
-        """See `Transport.receive_some`."""
-        if max_bytes is None:
-            max_bytes = RECEIVE_SIZE
-        data = self.receive_now(max_bytes)
-        return await self.parked_receive(max_bytes) if data is None else data
-
     def receive_now(self, max_bytes: int) -> bytes | None:
         """See `Transport.receive_now`."""
         if max_bytes < 1:
@@ -290,12 +288,6 @@ class SocketTransport(Transport):
             raise self._broken_by(error) from error
         self.bytes_sent += sent
         return None if sent == len(data) else memoryview(data).cast("B")[sent:]
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `Transport.send_all`."""
-        rest = self.send_now(data)
-        if rest is not None:
-            await self.send_rest(rest)
 
     async def send_rest(self, rest: memoryview) -> None:
         """See `Transport.send_rest`."""
