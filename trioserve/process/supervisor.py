@@ -6,9 +6,8 @@ slot, and the one that reloads; only duties start processes. Stopping is therefo
 the duties, so that nobody starts anything any more; close the listening sockets, so that the port is free with the
 last worker; drain all workers; leave the middle nursery with the last of them.
 
-A reload makes a `Generation`: what workers are started with. The slots take it one after the other; the first that
-fails sends those before it back, and the old generation stays in force. There is one reload at a time, and however
-many are asked for meanwhile, one more follows.
+A reload makes a `Generation`, what workers are started with, which takes the place of the former one or does not
+(`succession.py`). There is one reload at a time, and however many are asked for meanwhile, one more follows.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from trioserve.process.processors import count_workers
 from trioserve.process.reloading import CodeWatch, check_reload, find_restart_settings, restore_log
 from trioserve.process.signal_latch import ignore_signals_at_last
 from trioserve.process.signals import Intent, open_signals, render_task_tree
-from trioserve.process.slot import Generation, Slot
-from trioserve.process.sockets import open_next_sockets
+from trioserve.process.slot import Slot
+from trioserve.process.succession import Succession
 from trioserve.process.supervised_worker import Crew
 from trioserve.server.listeners import BindError
 from trioserve.telemetry.logs import reopen_logs
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from trioserve.config import Config, LoadedConfig
     from trioserve.process.launcher import Launched, Launcher
+    from trioserve.process.slot import Generation
     from trioserve.process.sockets import SocketSet
     from trioserve.process.supervised_worker import SupervisedWorker
     from trioserve.process.systemd import Notifier
@@ -73,14 +73,12 @@ class Supervisor:
         stop_asked: Callable[[], bool],
         notifier: Notifier,
     ) -> None:
-        self._generation = generation
-        self._next: Generation | None = None  # while it is being taken up
         self._launched = launched
         self._load = load
-        self._build_launcher = build_launcher
         self._stop_asked = stop_asked
         self._notifier = notifier
         self._slots: list[Slot] = []
+        self._succession = Succession(generation, self._slots, build_launcher)
         self._urls: list[str] = []  # what has been announced
         self._introduced = False
         self._ever_ready = False
@@ -89,10 +87,15 @@ class Supervisor:
         self._stops = 0
         self._stop_wanted = trio.Event()
         self._reload_wanted = Bell()
-        self._code_watch = CodeWatch(lambda: self._generation.loaded, self.reload)
+        self._code_watch = CodeWatch(lambda: self._loaded, self.reload)
         self._crew: Crew | None = None
         self._lives: trio.Nursery | None = None
         self._duties: trio.Nursery | None = None
+
+    @property
+    def _loaded(self) -> LoadedConfig:
+        """The configuration in force."""
+        return self._succession.generation.loaded
 
     # -- its life --------------------------------------------------------------------------------------------------
 
@@ -113,10 +116,10 @@ class Supervisor:
                 async with trio.open_nursery() as lives:
                     self._lives = lives
                     self._crew = Crew(lives)
-                    self._lives.start_soon(self._generation.launcher.run, name="launcher")
+                    self._lives.start_soon(self._succession.generation.launcher.run, name="launcher")
                     await self._do_duties(self._crew)
                     self._begin_to_stop(self._crew)
-                self._generation.sockets.remove_files()
+                self._succession.remove_files()
                 nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise ConfigError("", None, self._failure)
@@ -124,7 +127,7 @@ class Supervisor:
         return self._exit_code
 
     async def _do_duties(self, crew: Crew) -> None:
-        config = self._generation.loaded.config
+        config = self._loaded.config
         async with trio.open_nursery() as self._duties:
             for launched in self._launched:
                 self._open_slot(crew).adopt(launched)
@@ -136,11 +139,7 @@ class Supervisor:
 
     def _begin_to_stop(self, crew: Crew) -> None:
         """Close the ports, and let all workers finish. Nobody starts one any more."""
-        if self._next is not None:
-            self._next.launcher.close()
-            self._next.sockets.close(but=self._generation.sockets)
-        self._generation.launcher.close()
-        self._generation.sockets.release(admit=self._generation.loaded.config.timeouts.drain_delay > 0)
+        self._succession.close()
         for worker in tuple(crew.workers):
             worker.drain()
         if self._stops > 1:
@@ -213,8 +212,8 @@ class Supervisor:
 
     def _open_slot(self, crew: Crew) -> Slot:
         assert self._duties is not None
-        patient = self._generation.loaded.config.reload
-        slot = Slot(len(self._slots) + 1, self._generation, crew, self, patient=patient)
+        patient = self._loaded.config.reload
+        slot = Slot(len(self._slots) + 1, self._succession.generation, crew, self, patient=patient)
         self._slots.append(slot)
         self._duties.start_soon(slot.run, name=f"slot {slot.number}")
         return slot
@@ -227,14 +226,14 @@ class Supervisor:
 
     def note_change(self) -> None:
         """See `SlotWatcher`."""
-        if self._next is None and self._slots and all(slot.serving for slot in self._slots):
+        if self._succession.following is None and self._slots and all(slot.serving for slot in self._slots):
             self._announce(self._slots[0].urls)
 
     def note_failure(self, slot: Slot, worker: SupervisedWorker) -> None:
         """See `SlotWatcher`."""
         if self._stop_wanted.is_set():
             return
-        patient = self._generation.loaded.config.reload
+        patient = self._loaded.config.reload
         alone = not any(each.serving for each in self._slots)
         first = alone and not self._ever_ready and not patient and worker.failure is not None
         if first and worker.status == UNUSABLE:
@@ -255,7 +254,7 @@ class Supervisor:
         if self._introduced:
             return
         self._introduced = True
-        loaded = self._generation.loaded
+        loaded = self._loaded
         names = (__version__, platform.python_version(), os.getpid(), count_workers(loaded.config.process))
         logger.info("trioserve %s, Python %s, supervisor %d, workers: %d", *names)
         logger.info("configuration: %s", loaded.source or "no file")
@@ -266,7 +265,7 @@ class Supervisor:
             return
         self._urls = urls
         for url in urls:
-            logger.info("serving %s on %s", self._generation.loaded.config.app, url)
+            logger.info("serving %s on %s", self._loaded.config.app, url)
         self._notifier.ready(f"serving on {', '.join(urls)}")
 
     # -- reloading -------------------------------------------------------------------------------------------------
@@ -276,69 +275,36 @@ class Supervisor:
         self._reload_wanted.ring()
 
     async def _reload_when_wanted(self) -> None:
+        assert self._lives is not None
         while True:
             await self._reload_wanted.wait()
             logger.info("reloading")
             self._notifier.reloading()
+            former = self._loaded
             try:
-                loaded = check_reload(self._load(), self._generation.loaded)
-                await self._take_up(loaded)
+                loaded = check_reload(self._load(), former)
+                if await self._succession.take_up(loaded, self._lives):
+                    self._settle(former.config, loaded.config)
             except (ConfigError, BindError) as error:
                 logger.error("not reloaded, nothing has changed: %s", error)
-                restore_log(self._generation.loaded.config)
+                restore_log(former.config)
             if self._urls:
                 self._notifier.ready(f"serving on {', '.join(self._urls)}")
-
-    async def _take_up(self, loaded: LoadedConfig) -> None:
-        """Go over to another configuration, or stay with this one."""
-        former = self._generation
-        sockets = await open_next_sockets(loaded.config, former.sockets)
-        self._next = following = Generation(loaded, sockets, self._build_launcher(loaded, sockets))
-        assert self._lives is not None
-        self._lives.start_soon(following.launcher.run, name="launcher")
-        if not await self._replace_all(following):
-            logger.error("not reloaded: the new worker did not start, and the old ones stay")
-            restore_log(former.loaded.config)
-            await self._send_back(former)
-            self._next = None
-            following.launcher.close()
-            sockets.close(but=former.sockets)
-            return
-        self._generation, self._next = following, None
-        former.launcher.close()
-        former.sockets.close(but=sockets)
-        self._settle(former.loaded.config, loaded.config)
 
     def _settle(self, former: Config, config: Config) -> None:
         """Do what is to be done once all workers are new."""
         for name in find_restart_settings(former, config):
             logger.warning("%s has changed, which needs a restart", name)
         if former.process.backlog != config.process.backlog:
-            self._generation.sockets.relisten(config.process.backlog)
+            self._succession.generation.sockets.relisten(config.process.backlog)
         if former.process.workers != config.process.workers:
             self._fit_slots(count_workers(config.process))
         if _what_is_watched(former) != _what_is_watched(config):
             self._code_watch.restart()
-        logger.info("reloaded; configuration: %s", self._generation.loaded.source or "no file")
+        logger.info("reloaded; configuration: %s", self._loaded.source or "no file")
         serving = next((slot for slot in self._slots if slot.serving), None)
         if serving is not None:
             self._announce(serving.urls)
-
-    async def _replace_all(self, following: Generation) -> bool:
-        """Replace the worker of one slot after the other, also of slots that are opened meanwhile."""
-        while (slot := self._find_slot_without(following)) is not None:
-            if not await slot.replace(following) and slot in self._slots:
-                return False
-        return True
-
-    async def _send_back(self, former: Generation) -> None:
-        """Replace those that have got new workers already; one for which that fails keeps the new one."""
-        for slot in tuple(self._slots):
-            if slot.generation is not former and not await slot.replace(former):
-                slot.generation = former
-
-    def _find_slot_without(self, generation: Generation) -> Slot | None:
-        return next((slot for slot in self._slots if slot.generation is not generation), None)
 
 
 def _what_is_watched(config: Config) -> tuple[object, ...]:
