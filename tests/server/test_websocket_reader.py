@@ -117,7 +117,7 @@ async def test_large_messages_that_are_thrown_away_let_others_run(autojump_clock
 
     deflater = zlib.compressobj(wbits=-15)
     payload = (deflater.compress(bytes(QUEUE_SIZE)) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
-    steps = Steps("_read_on")
+    steps = Steps("_run_beside")
     async with open_server(app) as served:
         client = await served.session("http1", headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
         trio.lowlevel.add_instrument(steps)
@@ -125,3 +125,18 @@ async def test_large_messages_that_are_thrown_away_let_others_run(autojump_clock
         await client.send_frame(FIN | CLOSE, close_payload(1000))
         await client.wait_end()
     assert steps.count >= 20
+
+
+async def collapse():
+    raise RuntimeError("the tunnel has collapsed")
+
+
+async def test_a_stream_that_fails_in_a_way_of_its_own_ends_its_session_alone(autojump_clock):
+    async with open_server(silent, complaints=["bug"]) as served:
+        ours, theirs = trio.testing.memory_stream_pair()
+        ended = served.server.start_stream(theirs)
+        client = await open_http1_session(ours)
+        theirs.send_stream.send_all_hook = collapse
+        await client.send_frame(FIN | PING, b"there?")
+        await ended.wait()
+        assert (await served.session("http1")).accepted

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -30,7 +30,7 @@ from trioserve.server.websocket_reader import GONE, RECEIVE_SIZE, WebSocketReade
 from trioserve.server.websocket_writer import WebSocketWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from trioserve.asgi.channel import Peer, Request, ResponseChannel, Rest
     from trioserve.asgi.scope import ScopeBuilder
@@ -299,6 +299,19 @@ class WebSocketConnection:
         return self.deadlines.hasten()
 
     # -- what reader and writer find, and what the transport tells ------------------------------------------------
+
+    def spawn(self, async_function: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Do something beside the application; as in `run`, what goes wrong ends the session and nothing else."""
+        self._context.spawn(self._run_beside, async_function, args)
+
+    async def _run_beside(
+        self, async_function: Callable[..., Awaitable[None]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            await async_function(*args)
+        except Exception:
+            logger.exception("this is a bug in trioserve; one session was closed")
+            self.abort()
 
     def close_received(self, closed: Closed) -> None:
         """The client has closed, or broke the protocol: answer, and let the application go."""

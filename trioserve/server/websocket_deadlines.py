@@ -160,7 +160,7 @@ class WebSocketDeadlines(ControlledExchange):
         elif connection.reader.end is None and self.spoke + self._settings.idle_timeout <= now:
             self.spoke = now
             self.settle()
-            self._context.spawn(connection.writer.close_quietly, 1001, "nothing was said for too long")
+            connection.spawn(connection.writer.close_quietly, 1001, "nothing was said for too long")
         else:
             self.settle()
 
@@ -203,7 +203,7 @@ class WebSocketDeadlines(ControlledExchange):
         """Tell the client to come again elsewhere (1012); the application gets `websocket.disconnect` for it."""
         connection = self._connection
         if connection.accepted and not connection.writer.close_sent and connection.reader.end is None:
-            self._context.spawn(connection.writer.close_quietly, 1012, "the server restarts")
+            connection.spawn(connection.writer.close_quietly, 1012, "the server restarts")
 
     def end(self) -> None:
         """Cancel the application; the client is told 1012, or 503."""

@@ -111,7 +111,7 @@ class WebSocketReader:
                 if (machine.unread or transport.readable) and not self._reads_on:
                     # Not at once: the application shall have answered before what follows can end the session.
                     self._reads_on = True
-                    self._context.spawn(self._read_on, transport)
+                    self._connection.spawn(self._read_on, transport)
                 return event
             if event is not NEED_DATA:
                 self._note(event)
@@ -166,7 +166,7 @@ class WebSocketReader:
         """Read for an application that does not, as far as its queue goes."""
         if self.transport is not None and not self._reads_on and self._take_in(self.transport):
             self._reads_on = True
-            self._context.spawn(self._read_on, self.transport)
+            self._connection.spawn(self._read_on, self.transport)
 
     async def _read_on(self, transport: Transport) -> None:
         """Go on where `read_ahead` has stopped in order not to hold others up."""

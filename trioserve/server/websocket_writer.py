@@ -148,7 +148,7 @@ class WebSocketWriter:
             return
         if rest is not None:
             self.busy = True
-            self._context.spawn(self._send_later, transport, rest)
+            self._connection.spawn(self._send_later, transport, rest)
 
     async def _send_later(self, transport: Transport, rest: memoryview) -> None:
         try:
