@@ -39,11 +39,28 @@ def test_a_log_that_cannot_be_opened_again_after_a_reload_that_failed(tmp_path):
         shutil.rmtree(tmp_path / "logs")
         file.write_text('bind = ["127.0.0.1:0", "192.0.2.1:1"]\n[logging]\nfile = "other.log"\n')
         server.signal(signal.SIGHUP)
-        wait_until(lambda: "cannot be opened again" in read(tmp_path / "other.log"), "it is said")
+        wait_until(lambda: "not reloaded" in read(tmp_path / "other.log"), "it is said")
+        assert "the former log cannot be opened again" in read(tmp_path / "other.log")
         file.write_text(bind)
         server.signal(signal.SIGHUP)
         server.wait_for_line("info: reloaded")
         assert server.stop() == 0
+
+
+def test_a_reload_that_is_refused_for_its_log_is_in_the_log(tmp_path):
+    (tmp_path / "logging.json").write_text(
+        '{"version": 1, "handlers": {"none": {"class": "absent.Handler"}}}'
+    )
+    file = tmp_path / "trioserve.toml"
+    file.write_text('[logging]\nfile = "error.log"\n')
+    with Supervised(tmp_path) as server:
+        wait_until(lambda: "serving" in read(tmp_path / "error.log"), "it serves")
+        file.write_text('[logging]\nconfig = "logging.json"\n')
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "not reloaded" in read(tmp_path / "error.log"), "it is said")
+        assert server.stop() == 0
+    assert "Unable to configure handler 'none'" in read(tmp_path / "error.log")
+    assert server.lines == []
 
 
 def read(file):

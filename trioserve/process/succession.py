@@ -71,8 +71,8 @@ class Succession:
         if succeeded:
             self.generation = following
         else:
-            logger.error("not reloaded: the new worker did not start, and the old ones stay")
             restore_log(former.loaded.config)
+            logger.error("not reloaded: the new worker did not start, and the old ones stay")
             await self._send_back(former)
         self.following = None
         rejected = former if succeeded else following

@@ -286,8 +286,8 @@ class Supervisor:
                 if await self._succession.take_up(loaded, self._lives):
                     self._settle(former.config, loaded.config)
             except (ConfigError, BindError) as error:
+                restore_log(former.config)  # first, because that of the new configuration may be what fails
                 logger.error("not reloaded, nothing has changed: %s", error)
-                restore_log(former.config)
             if self._urls:
                 self._notifier.ready(f"serving on {', '.join(self._urls)}")
 
