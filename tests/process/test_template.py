@@ -240,3 +240,28 @@ async def test_workers_are_waited_for_where_processes_have_no_descriptors(tmp_pa
         second.let_go()
         assert await second.process.wait() == UNKNOWN_STATUS
         first.let_go()
+
+
+async def test_giving_up_one_worker_leaves_the_template_to_the_others(tmp_path):
+    slow = "import time\ntime.sleep(1)\n"
+    async with open_launcher(tmp_path, APP + slow) as launcher:
+        first, second = (Worker(launcher.start(slot)) for slot in (1, 2))
+        first.process.send_signal(signal.SIGKILL)
+        assert await first.process.wait() == -signal.SIGKILL
+        first.let_go()
+        await second.receive_of(Ready)
+        template = parent_of(second.process.pid)
+        only = {second.process.pid}  # the first one is forked, finds that nobody wants it, and ends
+        while children_of(template) != only:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        second.let_go()
+        assert await second.process.wait() == 0
+
+
+async def test_a_template_that_takes_too_long_is_ended_for_all(tmp_path):
+    async with open_launcher(tmp_path, "import threading; threading.Event().wait()") as launcher:
+        first, second = (Worker(launcher.start(slot)) for slot in (1, 2))
+        first.process.send_signal(signal.SIGTERM)
+        for worker in (first, second):
+            assert await worker.process.wait() == -signal.SIGTERM
+            worker.let_go()

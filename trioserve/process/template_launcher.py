@@ -124,10 +124,18 @@ class _TemplateProcess:
         """Send the template a signal."""
         self._process.send_signal(number)
 
+    def is_wanted_beside(self, given_up: _ForkedProcess) -> bool:
+        """Whether there are other workers, or requests for some."""
+        return any(worker is not given_up for worker in self._living)
+
+    @property
+    def _living(self) -> list[_ForkedProcess]:
+        return [worker for worker in self._workers if worker.status is None]
+
     def retire(self) -> None:
         """Let it end with its last worker, or at once if it has none."""
         self._ask_for_no_more()
-        if not any(worker.pid and worker.status is None for worker in self._workers):
+        if not any(worker.pid for worker in self._living):
             self.send_signal(signal.SIGKILL)  # it may be importing, and has nothing to finish
 
     def _ask_for_no_more(self) -> None:
@@ -200,10 +208,13 @@ class _ForkedProcess:
         self._template = template
         self._orphan = False
         self._exited = False
+        self._terminated = False
         self._changed: trio.Event | None = None  # while somebody waits
 
     def note(self, pid: int, status: int | None) -> None:
         """Take a report."""
+        if self.status is not None:
+            return
         self.pid = self.pid or pid
         self.status = status
         self._tell()
@@ -249,11 +260,19 @@ class _ForkedProcess:
             self._changed.set()
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; before the fork it is the template that has to end. See `WorkerProcess`."""
+        """Send a signal. See `WorkerProcess`.
+
+        Before the fork it is the template that has to end, when it takes too long: SIGTERM, then SIGKILL. SIGKILL
+        alone means that nobody wants this worker any more; others may wait for the same template.
+        """
         if self.status is not None:
             return
         if not self.pid:
-            self._template.send_signal(number)
+            self._terminated = self._terminated or number == signal.SIGTERM
+            if self._terminated or not self._template.is_wanted_beside(self):
+                self._template.send_signal(number)
+            else:
+                self.note(0, -number)  # if it is forked yet, it finds that its supervisor has gone
             return
         try:
             os.kill(self.pid, number)
