@@ -1,14 +1,14 @@
 """The beginning of a supervisor, before Trio: the log, the sockets, the pid file, the first workers.
 
-The order is chosen for the first answer: workers start to import the server while this process imports Trio, and
-it never imports the server itself. A signal that comes meanwhile is noted, and followed when Trio runs.
+The order is chosen for the first answer: workers start to import the server while this process imports Trio; of the
+server it imports the listeners alone. A signal that comes meanwhile is noted, and followed when Trio runs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from trioserve.config import ConfigError
@@ -23,7 +23,7 @@ from trioserve.process.title import check_title, set_title
 from trioserve.server.listeners import BindError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trioserve.config import LoadedConfig
     from trioserve.process.launcher import Launched, Launcher
@@ -34,6 +34,9 @@ __all__ = ["supervise"]
 
 _MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """A service manager's variables, which are meant for nobody but us."""
+
+_OWN_DESCRIPTORS = 16
+"""What Trio and the supervisor itself need, however many workers there are to be."""
 
 logger = logging.getLogger("trioserve")
 
@@ -109,8 +112,18 @@ def _launch(launcher: Launcher, count: int) -> list[Launched]:
     """Start the first workers; those that the system refuses are left to the supervisor, which tries again."""
     launched: list[Launched] = []
     try:
-        for slot in range(1, count + 1):
-            launched.append(launcher.start(slot))  # noqa: PERF401 - what was started before an error counts
+        with _keep_descriptors():
+            for slot in range(1, count + 1):
+                launched.append(launcher.start(slot))  # noqa: PERF401 - what was started before an error counts
     except OSError as error:
         logger.error("worker %d cannot be started yet: %s", len(launched) + 1, error)
     return launched
+
+
+@contextmanager
+def _keep_descriptors() -> Iterator[None]:
+    """Hold the descriptors that are needed later while the body takes as many as it wants."""
+    with ExitStack() as stack:
+        for _ in range(_OWN_DESCRIPTORS):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        yield
