@@ -83,9 +83,7 @@ class HttpExchange(ExchangeRecord):
             await app(scope, self.receive, self.send)
         except Exception as error:
             await self._end_after_error(error)
-        except (
-            BaseExceptionGroup
-        ) as group:  # errors beside a cancellation: they are the application's, not ours
+        except BaseExceptionGroup as group:  # errors beside a cancellation are the application's
             errors, rest = group.split(Exception)
             if errors is not None and not self._is_disconnect(errors):
                 self.log_error(errors)

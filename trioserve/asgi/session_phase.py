@@ -10,9 +10,7 @@ class SessionPhase(Enum):
     """How far the session has come."""
 
     HANDSHAKE = auto()  # neither accepted nor refused
-    DENIAL_HELD = (
-        auto()
-    )  # websocket.http.response.start was accepted; the head waits for the first piece of the body
+    DENIAL_HELD = auto()  # the head of a refusal was accepted; it waits for the first piece of the body
     DENIAL_BODY = auto()
     DENIED = auto()  # refused, and the answer is complete
     OPEN = auto()

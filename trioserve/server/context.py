@@ -137,9 +137,8 @@ class ServerContext:
     poller: Poller
     access_log: AccessLogFlusher | None
     certificates: Certificates | None  # for listeners with TLS; None = each keeps the context that it has
-    spawn: Callable[
-        ..., None
-    ]  # spawn(async_function, *args): a task among the connections, in the lifespan's context
+    # spawn(async_function, *args): a task among the connections, in the lifespan's context. It must not raise.
+    spawn: Callable[..., None]
     background: Background
     draining: trio.Event
     leavers: Leavers = field(default_factory=Leavers)

@@ -135,9 +135,8 @@ class Http2Connection:
                     with self._io:
                         await self._serve()
                 finally:
-                    self._lose_streams(
-                        broken=True
-                    )  # also when cancelled: shielded applications may wait to send
+                    # Also when cancelled: shielded applications may wait to send.
+                    self._lose_streams(broken=True)
                 await self._close()
         finally:
             self.context.deadlines.discard(self)
@@ -343,9 +342,8 @@ class Http2Connection:
                     await self._send(data)
                     writes += 1
                     if writes % WRITES_BETWEEN_CHECKPOINTS == 0:
-                        await (
-                            trio.lowlevel.checkpoint()
-                        )  # a client that takes everything must not stop the others
+                        # A client that takes everything must not stop the others.
+                        await trio.lowlevel.checkpoint()
                 elif self._finished:
                     return
                 elif not self._writer_wanted:

@@ -45,9 +45,7 @@ class Http2SessionStream(Http2Stream):
         self, connection: Http2Connection, stream_id: int, request: Http2Request, peer: Peer
     ) -> None:
         super().__init__(connection, stream_id, request, peer)
-        self._request_deadline = self.exchange_deadline = (
-            inf  # a session is not a request that takes too long
-        )
+        self._request_deadline = self.exchange_deadline = inf  # it is no request that takes too long
         self._all_came = False  # the client has ended its side
         self._content_over = False  # and all of it was taken
         self.session: WebSocketConnection | None = None

@@ -385,9 +385,7 @@ async def serve_listeners(
     They are closed when the server drains. Otherwise the same as `serve`.
     """
     if config.tls.enabled and config.http2.enabled:
-        importlib.import_module(
-            "trioserve.server.http2"
-        )  # otherwise the first client that wants it would wait
+        importlib.import_module("trioserve.server.http2")  # the first client that wants it shall not wait
     await Server(config, app, listeners).run(task_status)
 
 

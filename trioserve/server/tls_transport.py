@@ -37,9 +37,7 @@ class TlsTransport(SocketTransport):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.ssl_object: ssl.SSLObject = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._encrypting = (
-            False  # whether bytes go through TLS; not during the handshake and after close_notify
-        )
+        self._encrypting = False  # bytes go through TLS: after the handshake, and until close_notify
         self._unsent = NOTHING  # encrypted bytes that the socket has not taken yet; one record run at most
         super().__init__(sock, poller)
 

@@ -60,6 +60,7 @@ class Transport(trio.abc.HalfCloseableStream):
         half_closed: the peer has ended its sending side, though bytes may still wait to be read.
         broken: nothing that is sent can arrive any more.
         bytes_sent: how many bytes the layer below has taken.
+        readable: bytes may be waiting; known for sure only after a read would have blocked.
     """
 
     # Slots, here and below, because thousands of these are idle at a time.
@@ -69,9 +70,7 @@ class Transport(trio.abc.HalfCloseableStream):
         self.half_closed = False
         self.broken = False
         self.bytes_sent = 0
-        self.readable = (
-            True  # whether bytes may be waiting; known for sure only after a read would have blocked
-        )
+        self.readable = True
         self._observer: TransportObserver | None = None
 
     def observe(self, observer: TransportObserver | None) -> None:

@@ -231,9 +231,7 @@ class ThreadPool(trio.abc.Instrument):
             if jobs or (news and self._asleep):
                 self._wake_thread()
             if self._permits and not self._parked:
-                self._start_thread(
-                    searching=False
-                )  # so that the event loop never has to: it would wait for it
+                self._start_thread(searching=False)  # the event loop should not have to: it would wait
             job.run()
             del job
 

@@ -118,8 +118,7 @@ class WebSocketMachine:
         """How many bytes wait to be looked at."""
         return len(self._buffer) - self._start
 
-    # -- receiving
-    # ---------------------------------------------------------------------------------
+    # -- receiving -----------------------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer; ask `next_event` what they mean."""
@@ -267,8 +266,7 @@ class WebSocketMachine:
         self._rules.take_message()
         return end
 
-    # -- sending
-    # -----------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------------------------
 
     def send_message(self, data: str | bytes | bytearray | memoryview) -> bytes:
         """Return a message as bytes for the peer: text as a text frame, anything else as a binary one.
