@@ -111,6 +111,21 @@ async def test_one_that_is_not_watched_cannot_hurry(running, autojump_clock):
     assert connection.told == []
 
 
+async def test_one_that_fails_does_not_end_the_others(running, error_log, autojump_clock):
+    class Failing(Recorded):
+        def expire(self, now):
+            super().expire(now)
+            raise RuntimeError
+
+    failing, others = Failing(), [Recorded() for _ in range(3)]
+    for each in (failing, *others):
+        running.add(each)
+        each.read_deadline = trio.current_time() + 5
+    await trio.sleep(20)
+    assert len(error_log()) == len(failing.told) == 1
+    assert [len(each.told) for each in others] == [1, 1, 1]
+
+
 async def test_it_sleeps_while_there_is_nothing_to_watch(running, autojump_clock):
     sweeps = []
     sweep = running.sweep

@@ -7,10 +7,13 @@ can be given: a deadline that is set after a sweep lies at least that far ahead,
 
 from __future__ import annotations
 
+import logging
 from math import inf
 from typing import Protocol
 
 import trio
+
+logger = logging.getLogger("trioserve.error")
 
 SHORTEST_SLEEP = 0.01
 """Seconds between two sweeps at the least, which bounds what tiny timeouts can cost."""
@@ -94,10 +97,18 @@ class Deadlines:
         for connection in tuple(connections):
             nearest = min(connection.read_deadline, connection.write_deadline, connection.exchange_deadline)
             if nearest <= now:
-                connection.expire(now)
+                self._expire(connection, now)
                 nearest = min(
                     connection.read_deadline, connection.write_deadline, connection.exchange_deadline
                 )
             if nearest < earliest:
                 earliest = nearest
         return earliest
+
+    def _expire(self, connection: Deadlined, now: float) -> None:
+        """Let a connection act; if that goes wrong, the others shall still be watched."""
+        try:
+            connection.expire(now)
+        except Exception:
+            logger.exception("this is a bug in trioserve; one connection is watched no longer")
+            self.discard(connection)
