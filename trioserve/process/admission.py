@@ -3,7 +3,7 @@
 A process that closes such a socket accepts what waits in its backlog first; yet the kernel goes on taking connections
 until the last one has closed it, and resets those that nobody was left to accept, although their clients may have
 sent a request. So the door is shut before the waiting room is emptied. The socket must be ours alone: whoever else
-has it, such as a service manager, would be shut out too, for good.
+has it, such as a service manager, would be shut out too, for good. See docs/decisions/0014.
 """
 
 from __future__ import annotations
