@@ -24,6 +24,10 @@ STOP_MARGIN = 3.0
 """Seconds on top of the settings' timeouts before a stop counts as stuck."""
 HURRIED_MARGIN = 2.0
 """Seconds for a stop that was asked for at once."""
+OVERSLEPT = 1.0
+"""Seconds after the bound that only pass when the whole process was stopped, as in a paused container."""
+WAKING_GRACE = 2.0
+"""Seconds that it gets then."""
 
 logger = logging.getLogger("trioserve")
 
@@ -51,6 +55,8 @@ class ExitDeadline:
         with self._changed:
             while (left := self._end - time.monotonic()) > 0:
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                if time.monotonic() > self._end + OVERSLEPT:
+                    self._end = time.monotonic() + WAKING_GRACE
         names = ", ".join(thread.name for thread in _threads_that_remain()) or "none"
         logger.error(
             "the process ends although it has not finished; threads: %s",
