@@ -77,3 +77,19 @@ def test_a_certificate_that_is_gone_refuses_a_reload(tmp_path):
         (tmp_path / "away.pem").rename(tmp_path / "server.pem")
         server.reload(2)
         assert server.stop() == 0
+
+
+def test_a_configuration_file_that_has_gone_does_not_mean_the_defaults(tmp_path):
+    file = tmp_path / "trioserve.toml"
+    file.write_text('bind = ["127.0.0.1:0"]\n[limits]\nbody_size = 5\n')
+    with Supervised(tmp_path, bind=None) as server:
+        server.wait_until_serving()
+        text = file.read_text()
+        file.unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_line(r"not reloaded, nothing has changed: trioserve.toml: No such file or directory")
+        file.write_text(text)
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("info: reloaded")
+        assert server.stop() == 0
+    assert len(server.ready) == 2

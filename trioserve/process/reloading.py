@@ -6,7 +6,9 @@ first new worker. Here also begin the reloads that nobody asks for: those of `re
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,6 +42,8 @@ def check_reload(loaded: LoadedConfig, former: LoadedConfig) -> LoadedConfig:
         ConfigError: it cannot be used, or not without a restart.
     """
     config = loaded.config
+    if former.source is not None and loaded.source is None:  # a file that was found by itself: no defaults for it
+        raise ConfigError("", str(former.source), os.strerror(errno.ENOENT))
     if config.app is None:
         raise config.refuse("app", "missing")
     if config.process.workers == 0:
