@@ -42,7 +42,8 @@ def check_reload(loaded: LoadedConfig, former: LoadedConfig) -> LoadedConfig:
         ConfigError: it cannot be used, or not without a restart.
     """
     config = loaded.config
-    if former.source is not None and loaded.source is None:  # a file that was found by itself: no defaults for it
+    if former.source is not None and loaded.source is None:
+        # A file that was found by itself; the defaults are not what its absence means.
         raise ConfigError("", str(former.source), os.strerror(errno.ENOENT))
     if config.app is None:
         raise config.refuse("app", "missing")
