@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import watchfiles
 
 from trioserve.config import ConfigError, load_config
 from trioserve.process.reload import Watch, check_watchfiles, open_changes, render_changes
@@ -203,7 +204,26 @@ async def test_a_directory_may_go_and_come_again(folder):
         assert await next_change(changes) == [folder / "main.py"]
 
         (folder / "other.py").touch()
-        assert await next_change(changes) == [folder / "other.py"]
+        while (paths := await next_change(changes)) == [folder / "main.py"]:
+            pass  # it may be seen by looking, and then be told of
+        assert folder / "other.py" in paths
+
+
+async def test_a_directory_is_seen_to_have_gone_before_anybody_tells(folder, monkeypatch):
+    marker = folder / "marker.py"
+    marker.touch()
+
+    def watch(*places, stop_event, **_):
+        stop_event.is_set()
+        shutil.rmtree(folder)
+        yield set()  # a look around, which happens to come first
+        yield {(watchfiles.Change.deleted, str(marker)), (watchfiles.Change.deleted, str(folder))}
+        while not stop_event.is_set():
+            yield set()
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    async with open_changes(Watch.of(load(folder))) as changes:
+        assert await next_change(changes) == [marker]
 
 
 async def test_a_directory_that_is_not_there_yet_is_waited_for(folder, tmp_path):

@@ -208,11 +208,10 @@ class _Observer:
         try:
             while not stop.is_set():
                 present = self._present()
-                if arrived := _drop_none(map(self._find_any, present - self._seen)):
-                    self._report(arrived)
+                arrived = present - self._seen
                 self._seen = set(present)
                 if present:
-                    self._observe(present, stop)
+                    self._observe(present, arrived, stop)
                 else:
                     self._begin()
                     stop.wait(_LOOK_AROUND / 1000)
@@ -224,9 +223,18 @@ class _Observer:
         if not self.begun.is_set():
             self._token.run_sync_soon(self.begun.set, idempotent=True)
 
-    def _observe(self, present: set[Path], stop: threading.Event) -> None:
-        """Report until one of the places has come or gone: what has come has to be watched anew."""
+    def _observe(self, present: set[Path], arrived: set[Path], stop: threading.Event) -> None:
+        """Report until one of the places has come or gone: what has come has to be watched anew.
+
+        What is in places that have arrived is reported too, once they are watched; nothing is missed in between.
+        """
         from watchfiles import Change, watch
+
+        def begin() -> None:
+            if changed := _drop_none(map(self._find_any, arrived)):
+                self._report(changed)
+            arrived.clear()
+            self._begin()
 
         def matters(kind: Change, path: str) -> bool:  # what does not is not even logged: a log may lie here
             removed = kind is Change.deleted and Path(path) in present
@@ -237,7 +245,7 @@ class _Observer:
             watch_filter=matters,
             debounce=_LONGEST_BURST,
             step=_QUIET,
-            stop_event=_StopSign(stop, self._begin),
+            stop_event=_StopSign(stop, begin),
             rust_timeout=_LOOK_AROUND,
             yield_on_timeout=True,
             raise_interrupt=False,
@@ -250,8 +258,10 @@ class _Observer:
                 if changed := _drop_none(map(self._watch.find_relevant, paths)):
                     self._report(changed)
                 self._seen -= paths
-                if self._seen != present or self._present() != present:
+                there = self._present()
+                if self._seen != present or there - present:
                     break
+                self._seen &= there  # what has gone with a place the next notice may tell
         except FileNotFoundError:  # it went between our look and the watch's beginning
             self._seen &= self._present()
             stop.wait(_LOOK_AROUND / 1000)
