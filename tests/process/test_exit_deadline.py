@@ -8,35 +8,40 @@ import time
 
 import pytest
 
+BOUND = 3.0  # long enough to stop the process before it
+
 PROGRAM = """
 import sys, threading
 from trioserve.process.exit_deadline import ExitDeadline
 deadline = ExitDeadline()
-deadline.set(0.5, 7)
+deadline.set(float(sys.argv[1]), 7)
 print("set", flush=True)
 sys.stdin.readline()  # the end takes as long as the test wants
 sys.exit(5)
 """
 
 
-def start():
+def start(seconds):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM, str(seconds)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout.readline() == b"set\n"
     return process
 
 
 def test_a_process_that_does_not_end_is_ended():
-    with start() as process:
+    with start(1.0) as process:
         assert process.wait(20) == 7
         assert b"the process ends although it has not finished" in process.stderr.read()
 
 
 def test_a_process_that_was_stopped_over_its_deadline_may_still_end_by_itself():
-    with start() as process:
+    with start(BOUND) as process:
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(2.0)  # nothing tells that a deadline has passed in a process that is stopped
+        time.sleep(BOUND + 1.5)  # nothing tells that a deadline has passed in a process that is stopped
         os.kill(process.pid, signal.SIGCONT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
@@ -45,8 +50,8 @@ def test_a_process_that_was_stopped_over_its_deadline_may_still_end_by_itself():
 
 
 def test_a_process_that_was_stopped_over_its_deadline_has_to_end_soon():
-    with start() as process:
+    with start(BOUND) as process:
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(2.0)
+        time.sleep(BOUND + 1.5)
         os.kill(process.pid, signal.SIGCONT)
         assert process.wait(20) == 7
