@@ -108,15 +108,14 @@ class SupervisedWorker:
 
     def drain(self) -> None:
         """Let it finish; kill it when it takes longer than its settings allow."""
-        if self.stage is Stage.STARTING:
+        serves = self.stage in (Stage.SERVING, Stage.LEAVING)
+        if serves:
+            self._end_within(self._drain_bound)
+        elif self.stage is Stage.STARTING:
             self._abandoned = True
             self._end_within(ABANDON_GRACE)
-        elif self.stage in (Stage.SERVING, Stage.LEAVING):
-            self._end_within(self._drain_bound)
-            if not self.command(Order.DRAIN):
-                self._process.send_signal(signal.SIGTERM)  # it has not read for long, but may go on one day
-            return
-        self.command(Order.DRAIN)
+        if not self.command(Order.DRAIN) and serves:
+            self._process.send_signal(signal.SIGTERM)  # it has not read for long, but may go on one day
 
     def stop_now(self) -> None:
         """Make it end at once."""
@@ -216,8 +215,8 @@ class SupervisedWorker:
                 begin = last = self._last_sign
                 missed, late = 0, False
             else:
-                late_again, late = late, end > begin + 2 * piece
-                missed += late_again or not late
+                was_late, late = late, end > begin + 2 * piece
+                missed += was_late or not late
                 begin = end
 
     async def _log_stacks(self) -> None:
