@@ -38,13 +38,33 @@ def app(environ, start_response):
 """
 
 
+# Gunicorn's process logs nothing when a worker takes signals: a TERM before that is lost, and waited for in vain.
+HOOKS = """
+control_socket_disable = True  # it would be at a place that all share; older versions do not know it
+
+def note(event):
+    with open("workers", "a") as journal:
+        journal.write(event)
+
+def pre_fork(server, worker):
+    note("forked ")
+
+def post_worker_init(worker):
+    note("ready ")
+
+def child_exit(server, worker):
+    note("gone ")
+"""
+
+
 class Gunicorn(ServerProcess):
     command = (sys.executable, "-m", "gunicorn")
     url = re.compile(r"Listening at: (\S+)")
 
-    def __init__(self, directory, *arguments, app="apps:app", bind="127.0.0.1:0", env=None, **options):
-        # A control socket would be at a place that all share; older versions do not know it.
-        (directory / "gunicorn.conf.py").write_text("control_socket_disable = True\n")
+    def __init__(
+        self, directory, *arguments, app="apps:app", bind="127.0.0.1:0", env=None, hooks="", **options
+    ):
+        (directory / "gunicorn.conf.py").write_text(HOOKS + hooks)
         words = [
             "-k",
             "trioserve.gunicorn.TrioWorker",
@@ -56,6 +76,8 @@ class Gunicorn(ServerProcess):
             app,
         ]
         self.journal = directory / "journal"
+        self.workers = directory / "workers"
+        self.size = int(arguments[arguments.index("-w") + 1]) if "-w" in arguments else 1
         env = {"APP_JOURNAL": str(self.journal)} | (env or {})
         super().__init__(directory, *words, env=env, start_new_session=True, **options)
 
@@ -63,6 +85,16 @@ class Gunicorn(ServerProcess):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         super().__exit__(*details)
+
+    def stop(self):
+        """Stop it once each of its workers takes signals."""
+        wait_until(self._all_take_signals, "all workers take signals")
+        return super().stop()
+
+    def _all_take_signals(self):
+        noted = self.workers.read_text().split()
+        forked = noted.count("forked")
+        return forked == noted.count("ready") == noted.count("gone") + self.size
 
     def count(self, event):
         """How many processes have noted it."""
@@ -97,8 +129,6 @@ class TestRequests:
         with Gunicorn(tmp_path, "--preload", "-w", "2") as gunicorn:
             url = gunicorn.wait_until_serving()
             assert get(url)[0] == 200
-            for _ in range(2):
-                gunicorn.wait_for_line(BOOTING)
             assert gunicorn.stop() == 0
         events = gunicorn.journal.read_text().splitlines()
         assert [event for event in events if event.startswith("import")] == [f"import {gunicorn.process.pid}"]
@@ -237,9 +267,8 @@ def change_code(file, code, url, number):
 
 class TestWorkers:
     def test_a_blocked_worker_is_killed_with_its_stack_in_the_log(self, tmp_path):
-        hooks = tmp_path / "hooks.py"
-        hooks.write_text("def worker_abort(worker):\n    worker.log.info('aborted %s', worker.pid)\n")
-        with Gunicorn(tmp_path, "--timeout", "2", "-c", str(hooks), env={"HOME": str(tmp_path)}) as gunicorn:
+        hooks = "def worker_abort(worker):\n    worker.log.info('aborted %s', worker.pid)\n"
+        with Gunicorn(tmp_path, "--timeout", "2", hooks=hooks) as gunicorn:
             url = gunicorn.wait_until_serving()
             worker = int(gunicorn.wait_for_line(BOOTING)[1])
             with send_request(url, "/block/100") as blocked:
