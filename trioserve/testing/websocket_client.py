@@ -19,7 +19,7 @@ import trio.abc
 import trio.lowlevel
 from hyperframe.frame import DataFrame, RstStreamFrame, WindowUpdateFrame
 
-from trioserve.protocols.websocket.machine import unmask
+from trioserve.protocols.websocket.masking import unmask
 from trioserve.testing.http2_client import Http2Client
 from trioserve.testing.raw_client import Response
 

@@ -10,7 +10,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from tests.protocols.websocket.rows import BOMB, FORGETFUL, ROWS, SMALL
 from trioserve.protocols.websocket.events import NEED_DATA, Closed, Deflate, Event, WebSocketLimits
-from trioserve.protocols.websocket.machine import WebSocketMachine, unmask
+from trioserve.protocols.websocket.machine import WebSocketMachine
 from trioserve.testing.websocket_checks import (
     BINARY,
     CONTINUATION,
@@ -122,14 +122,6 @@ def test_announced_length_is_not_held():
     assert isinstance(machine.next_event(), Closed)
     machine.receive_data(bytes(60_000))
     assert machine.unread == 0
-
-
-@pytest.mark.parametrize("size", [0, 1, 3, 4, 255, 256, 257, 1023, 70001])
-def test_unmask(size: int):
-    payload = bytes(index * 7 % 256 for index in range(size))
-    key = b"\x01\x80\xff\x3c"
-    assert unmask(payload, key) == bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
-    assert unmask(bytes(unmask(payload, key)), key) == payload
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from trioserve.protocols.errors import LocalProtocolError
 from trioserve.protocols.websocket.deflate import Deflater, Inflater, InflationError, TooLarge
 from trioserve.protocols.websocket.events import NEED_DATA, PONG, Closed, Event, Message
 from trioserve.protocols.websocket.frame_rules import FrameRules
+from trioserve.protocols.websocket.masking import unmask
 
 if TYPE_CHECKING:
     from trioserve.protocols.websocket.events import Deflate, WebSocketLimits
@@ -46,25 +47,6 @@ _STEPS_AT_ONCE: Final = 256
 """Frames and parts of frames that are read before the caller gets a chance to do something else."""
 _MAX_REASON: Final = 123  # bytes: a control frame holds 125, and the code takes two
 _SENDABLE: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
-
-# XOR on one big integer is fastest for short payloads; for long ones, four translations by table are.
-_LONG_PAYLOAD: Final = 256
-_XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
-
-
-def unmask(payload: bytes, key: bytes) -> bytes | bytearray:
-    """Apply the four bytes of a masking key to a payload (RFC 6455 section 5.3)."""
-    size = len(payload)
-    if size < _LONG_PAYLOAD:
-        keys = key * ((size + 3) // 4)
-        number = int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")
-        return number.to_bytes(len(keys), "little")[:size]
-    data = bytearray(size)
-    data[::4] = payload[::4].translate(_XOR[key[0]])
-    data[1::4] = payload[1::4].translate(_XOR[key[1]])
-    data[2::4] = payload[2::4].translate(_XOR[key[2]])
-    data[3::4] = payload[3::4].translate(_XOR[key[3]])
-    return data
 
 
 def render_frame(first: int, payload: bytes) -> bytes:
