@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
 import time
 from functools import partial
@@ -92,6 +94,52 @@ async def test_as_many_run_as_there_are_threads_and_the_rest_wait_in_order(nurse
             assert (await client.receive_response()).body == b"done"
     assert app.most == THREADS
     assert app.begun == [f"/{number}" for number in range(REQUESTS)]
+
+
+async def test_a_burst_of_connections_runs_in_the_order_in_which_they_were_made(nursery):
+    """Trio runs what is ready at the same time forwards or backwards: one round of it would not tell."""
+    for _ in range(8):
+        app = Gated()
+        app.let_go(50)
+        async with serving(app, threads=1) as (_, address), trio.open_nursery() as burst:
+            with trio.CancelScope(shield=True):
+                clients = await trio.to_thread.run_sync(make_burst, address, 50)
+            for client in clients:
+                burst.start_soon(receive_and_close, client)
+        assert app.begun == [f"/{number}" for number in range(50)]
+
+
+def make_burst(address, count):
+    """Connections that come faster than a server's event loop looks, each with its request."""
+    clients = []
+    for number in range(count):
+        client = socket.create_connection(address, timeout=PATIENCE)
+        client.sendall(get(number))
+        clients.append(client)
+    return clients
+
+
+async def receive_and_close(sock):
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    async with stream:
+        assert b"done" in b"".join([data async for data in stream])
+
+
+async def test_a_burst_of_streams_runs_in_the_order_of_their_numbers():
+    for _ in range(8):
+        app = Gated()
+        app.let_go(40)
+        async with (
+            serving(app, threads=1) as (_, address),
+            Http2Client(await trio.open_tcp_stream(*address), timeout=PATIENCE) as client,
+        ):
+            await client.start()
+            ids = range(client.next_stream_id, client.next_stream_id + 80, 2)
+            frames = [client.request_frames(path=f"/{number}") for number in range(40)]
+            await client.send(*itertools.chain.from_iterable(frames))
+            for stream_id in ids:
+                assert (await client.response(stream_id)).body == b"done"
+        assert app.begun == [f"/{number}" for number in range(40)]
 
 
 async def test_http2_streams_share_the_threads(nursery):

@@ -329,9 +329,11 @@ class TestCancellation:
                 start = trio.current_time()
                 autojump_clock.autojump_threshold = 0.01
                 assert (await client.receive_response()).status == 503
-                assert 13 < trio.current_time() - start < 14  # before the server gives up the client, too
-            autojump_clock.autojump_threshold = math.inf
+                assert 10 <= trio.current_time() - start < 11  # the client does not wait for the thread
+            assert server.wsgi.stuck_threads == 0
+            await trio.sleep_until(start + 14.5)
             assert server.wsgi.stuck_threads == 1
+            autojump_clock.autojump_threshold = math.inf
             async with server.raw_client() as client:
                 await client.send(GET)
                 assert (await client.receive_response()).body == b"fine"
@@ -369,23 +371,49 @@ class TestCancellation:
                 await wait_in_thread(app.begun)
                 autojump_clock.autojump_threshold = 0.01
                 assert (await client.receive_response()).status == 503
+                await trio.sleep(4)
             autojump_clock.autojump_threshold = math.inf
             assert server.wsgi.stuck_threads == 1
             app.go_on.set()
             await wait_in_thread(app.closed)
             await wait_until(lambda: server.wsgi.stuck_threads == 0)
 
-    async def test_a_stuck_thread_bounds_the_end_of_the_server(self, open_wsgi, error_log, autojump_clock):
+    @pytest.mark.parametrize("cleanup_grace", [1, 3, 60])
+    async def test_a_stuck_thread_does_not_delay_the_end_of_the_server(
+        self, open_wsgi, error_log, autojump_clock, cleanup_grace
+    ):
         app = Recorder(read_after_waiting)
         autojump_clock.autojump_threshold = math.inf
-        async with open_wsgi(app, validate=False, timeouts={"graceful": 20, "cleanup_grace": 3}) as server:
+        timeouts = {"graceful": 20, "cleanup_grace": cleanup_grace}
+        async with open_wsgi(app, validate=False, timeouts=timeouts) as server:
             client = server.raw_client()
             await client.send(GET)
             await wait_in_thread(app.begun)
             start = trio.current_time()
             autojump_clock.autojump_threshold = 0.01
-        assert 20 <= trio.current_time() - start < 30
+        assert 20 <= trio.current_time() - start < 20.5
+        (message,) = error_log()
+        assert "31 of 32 threads are left: GET / HTTP/1.1" in message
         app.go_on.set()
+
+    async def test_a_thread_that_comes_back_within_its_grace_is_not_reported(
+        self, open_wsgi, error_log, autojump_clock
+    ):
+        app = Recorder(read_after_waiting)
+        autojump_clock.autojump_threshold = math.inf
+        timeouts = {"request": 10, "cleanup_grace": 4}
+        async with open_wsgi(app, validate=False, timeouts=timeouts) as server:
+            async with server.raw_client() as client:
+                await client.send(GET)
+                await wait_in_thread(app.begun)
+                autojump_clock.autojump_threshold = 0.01
+                assert (await client.receive_response()).status == 503
+                autojump_clock.autojump_threshold = math.inf
+            app.go_on.set()
+            await wait_in_thread(app.closed)
+            assert server.wsgi.stuck_threads == 0
+        assert app.raised == [ClientDisconnected]
+        assert error_log() == []
 
 
 class TestConcurrency:

@@ -18,8 +18,9 @@ class Work:
 
     posted = False
 
-    def __init__(self, pool, function):
+    def __init__(self, pool, function, arrival=(0, 0)):
         self.pool = pool
+        self.arrival = arrival
         self.function = function
         self.told = trio.Event()
 
@@ -97,6 +98,38 @@ async def test_those_that_wait_run_in_their_order():
     for job in jobs:
         await job.wait()
     assert order == list(range(20))
+    pool.close()
+
+
+async def test_those_of_one_round_run_in_the_order_of_their_arrival():
+    pool = ThreadPool(1)
+    order = []
+
+    def build(number):
+        return Work(pool, lambda: order.append(number), (number // 5, number % 5))
+
+    for _ in range(10):
+        order.clear()
+        jobs = [build(number) for number in range(20)]
+        for job in reversed(jobs):
+            pool.submit(job)
+        for job in jobs:
+            await job.wait()
+        assert order == list(range(20))
+    pool.close()
+
+
+async def test_a_job_can_be_withdrawn_in_the_round_in_which_it_was_submitted():
+    pool = ThreadPool(1)
+    ran = []
+    job, other = Work(pool, lambda: ran.append(1)), Work(pool, lambda: ran.append(2))
+    pool.submit(job)
+    pool.submit(other)
+    assert pool.waiting == 2
+    assert pool.withdraw(job)
+    assert not pool.withdraw(job)
+    await other.wait()
+    assert ran == [2]
     pool.close()
 
 

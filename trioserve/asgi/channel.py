@@ -43,6 +43,7 @@ class Peer(NamedTuple):
     server: tuple[str, int | None] | None
     scheme: str  # "http" or "https"
     prefix: str = ""  # what a trusted proxy took off the path
+    connection: int = 0  # counts the connections as they are accepted
 
 
 class ResponseChannel(Protocol):

@@ -51,6 +51,11 @@ class ControlledConnection(Protocol):
         """Seconds that shielded cleanup may take."""
         ...
 
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """Sorts requests that came at about the same time."""
+        ...
+
     def deadline_of(self, exchange: object) -> float:
         """When the exchange is cut; `math.inf` for never, or when it is over."""
         ...
@@ -111,6 +116,15 @@ class RequestControl:
     @deadline.setter
     def deadline(self, at: float) -> None:
         self._connection.set_deadline(self._exchange, at)
+
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """The numbers of the connection, counted as they are accepted, and on HTTP/2 of the stream.
+
+        Trio runs tasks that become ready at the same time in any order; these sort requests as they came.
+        Both are 0 for a WebSocket session.
+        """
+        return self._connection.arrival
 
     @property
     def disconnected(self) -> bool:

@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 import trio.lowlevel
@@ -32,15 +32,24 @@ AT_ONCE = 64
 AT_ONCE_BESIDE_OTHERS = 1
 """The same where other processes accept from the same sockets, so that a burst is shared among them."""
 
-Serve = Callable[[Listener, socket.socket, Any, Callable[[], None]], Awaitable[None]]
+
+class Accepted(NamedTuple):
+    """A connection that has just been accepted."""
+
+    sock: socket.socket
+    address: Any  # the peer's, as `socket.accept` gives it
+    number: int  # counts up
+
+
+Serve = Callable[[Listener, Accepted, Callable[[], None]], Awaitable[None]]
 
 
 class Acceptor:
     """Accepts connections on all listeners of a server.
 
     Args:
-        serve: serves one accepted, non-blocking socket: `serve(listener, sock, address, release)`; it closes the
-            socket, and calls `release()` when it has.
+        serve: serves one connection, whose socket does not block: `serve(listener, accepted, release)`; it closes
+            the socket, and calls `release()` when it has.
         spawn: starts a task among the connections: `spawn(async_function, *args)`.
         counters: where connections are counted.
         limit: most open connections, 0 for no limit.
@@ -112,7 +121,8 @@ class Acceptor:
         self._open += 1
         if ip:
             self._open_per_ip[ip] += 1
-        self._spawn(self._serve, listener, sock, address, partial(self._release, ip))
+        accepted = Accepted(sock, address, self._counters.connections_accepted)
+        self._spawn(self._serve, listener, accepted, partial(self._release, ip))
 
     def _release(self, ip: str) -> None:
         """Note that a connection has ended, and make room for another."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioserve.config import Config
+    from trioserve.server.acceptor import Accepted
     from trioserve.server.context import ServerContext
     from trioserve.server.http2 import Http2Connection
     from trioserve.server.listeners import Listener
@@ -55,8 +56,7 @@ async def serve_socket(
     context: ServerContext,
     config: Config,
     listener: Listener,
-    sock: socket.socket,
-    address: Any,
+    accepted: Accepted,
     release: Callable[[], None],
 ) -> None:
     """Serve one accepted, non-blocking socket until it is closed.
@@ -65,41 +65,41 @@ async def serve_socket(
         context: what all connections share.
         config: for what concerns the beginning of a connection, `[proxy]` and `[tls]`.
         listener: where the socket was accepted.
-        sock: the socket; closed at the end, also when cancelled.
-        address: the peer's address as `socket.accept` gives it.
+        accepted: its socket is closed at the end, also when cancelled.
         release: called at the end.
     """
     counters = context.counters
     counters.connections_open += 1
     try:
-        connection = await _open_connection(context, config, listener, sock, address)
+        connection = await _open_connection(context, config, listener, accepted)
         # No coroutine in between: thousands of connections are idle in here.
         while connection is not None:
             await connection.run()
             connection = _next_connection(connection)
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
-        logger.debug("a connection from %s ended: %s", address, error)
+        logger.debug("a connection from %s ended: %s", accepted.address, error)
     except RemoteProtocolError as error:
-        logger.info("a connection from %s was refused: %s", address, error)
+        logger.info("a connection from %s was refused: %s", accepted.address, error)
     except Exception:
         logger.exception("this is a bug in trioserve; one connection was closed")
     finally:
-        sock.close()
+        accepted.sock.close()
         counters.connections_open -= 1
         release()
 
 
 async def _open_connection(
-    context: ServerContext, config: Config, listener: Listener, sock: socket.socket, address: Any
+    context: ServerContext, config: Config, listener: Listener, accepted: Accepted
 ) -> Http1Connection | Http2Connection | None:
     """Read what comes before HTTP, PROXY header and TLS handshake; None when the peer does not get through them."""
-    client, server = _addresses(listener, sock, address)
+    sock = accepted.sock
+    client, server = _addresses(listener, sock, accepted.address)
     if config.proxy.protocol != "off" and context.proxies.trusts(client):
         with trio.fail_after(context.settings.timeouts.head):
             header = await _read_proxy_header(sock, ProxyHeaderParser(config.proxy.protocol))
         client = header.source or client
         server = header.destination or server
-    peer = Peer(client, server, listener.scheme)
+    peer = Peer(client, server, listener.scheme, connection=accepted.number)
     if listener.ssl_context is None:
         return _begin_cleartext(context, SocketTransport(sock, context.poller), peer)
     certificates = context.certificates

@@ -54,6 +54,11 @@ class ControlledExchange:
         """See `ControlledConnection`."""
         return self._timeouts.cleanup_grace
 
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """See `ControlledConnection`."""
+        return 0, 0
+
     def deadline_of(self, exchange: object) -> float:  # noqa: ARG002 - here there is but one
         """See `ControlledConnection`."""
         return self._request_deadline if self._goes_on else inf

@@ -30,7 +30,7 @@ def apply_proxy_rules(context: ServerContext, head: JudgedHead, peer: Peer, *, t
     head.headers = forwarded.headers
     if forwarded.host is not None:
         head.host = forwarded.host
-    return Peer(forwarded.client, peer.server, forwarded.scheme, forwarded.root_path)
+    return Peer(forwarded.client, peer.server, forwarded.scheme, forwarded.root_path, peer.connection)
 
 
 def judge_admission(context: ServerContext, head: JudgedHead) -> tuple[int, str, Headers] | None:

@@ -171,6 +171,11 @@ class Http1Exchanges(Http1Channel):
         """See `ControlledConnection`."""
         return self._timeouts.cleanup_grace
 
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """See `ControlledConnection`."""
+        return self.peer.connection, 0
+
     def deadline_of(self, exchange: object) -> float:
         """See `ControlledConnection`."""
         return self._request_deadline if exchange is self.exchange else inf

@@ -99,6 +99,11 @@ class Http2Stream(ControlledExchange):
         self._watched = False
         self._reset_due = False  # all is over but the request
 
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """See `ControlledConnection`."""
+        return self.exchange.peer.connection, self.stream_id
+
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def serve(self, request: Http2Request) -> None:

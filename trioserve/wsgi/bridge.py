@@ -6,8 +6,9 @@ for the rest of the request's body, and when the window is used up, the thread b
 bounded both ways, and a short response costs one hop to the thread and one back.
 
 When the task is cancelled or the client has left, the bridge is broken: the thread gets the reason as an exception
-from whatever it asks for next, and the task waits, for a bounded time if it was cancelled, until the thread has come to
-its end. A thread that does not is given up: it may run on, but its orders reach nobody.
+from whatever it asks for next. A task that was cancelled does not wait for that, so that a client has its answer at
+the deadline, whatever the thread is doing; another task sees to it that the thread comes to its end. One that does not
+within a time is given up: it may run on, but its orders reach nobody.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ WINDOW = 32 * 1024
 JOINED_SIZE = 64 * 1024
 """Bytes up to which pieces of a response that wait for the task are joined."""
 CLEANUP_GRACE = 3.0
-"""Seconds that cleanup after a cancellation may take, on servers that do not say."""
-SHARE_OF_GRACE = 0.9
-"""The part of it that a thread is waited for; the rest is for the answer that the client is owed."""
+"""Seconds that a thread may take to its end after a cancellation, on servers that do not say."""
+LAST_GRACE = 0.2
+"""The same at the end of the server."""
 
 
 class ReadBody(NamedTuple):
@@ -120,6 +121,11 @@ class Bridge:
         """See `Job`."""
         raise NotImplementedError
 
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """See `Job`."""
+        return (0, 0) if self._control is None else self._control.arrival
+
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -147,6 +153,11 @@ class Bridge:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    @property
+    def interruption(self) -> Exception | None:
+        """Why the request was ended before its thread has come to an end, if it was."""
+        return None if self._ended else self.broken
 
     def is_disconnected(self) -> bool:
         """Whether the client is known to have left, or the request is over."""
@@ -191,10 +202,11 @@ class Bridge:
     async def serve(self, receive: Receive, send: Send) -> None:
         """Have the application run, and do what it orders until its response is complete, or `failure` is set.
 
-        Cancelled while the request waits for a thread, the application is never called; later, its thread is waited
-        for, `cleanup_grace` seconds long.
+        Cancelled while the request waits for a thread, the application is never called. Later, its thread may take
+        `cleanup_grace` seconds more, for which nobody waits here.
         """
         self._pool.submit(self)
+        handed_over = False
         try:
             try:
                 await self._obey(receive, send)
@@ -207,14 +219,14 @@ class Bridge:
             if self._pool.withdraw(self):
                 raise
             self._break(ClientDisconnected("the request was cancelled"))
-            with self._cleanup_scope():
-                await self._wait_for_thread()
-            if not self._ended:
-                self._abandon()
+            handed_over = self._hand_over()
+            if not handed_over:
+                with trio.CancelScope(shield=True):
+                    await self._outlast(CLEANUP_GRACE if self._control is None else LAST_GRACE)
             raise
         finally:
-            self._over = True
-            self._refuse_orders()
+            if not handed_over:
+                self._close()
 
     async def _obey(self, receive: Receive, send: Send) -> None:
         orders = self._orders
@@ -337,12 +349,36 @@ class Bridge:
             self._refuse_orders()
         self._refuse_orders()
 
-    def _cleanup_scope(self) -> trio.CancelScope:
-        """What a thread is waited for in; it ends before the server gives the request up, and the client's answer."""
-        scope = trio.CancelScope(shield=True)
-        grace = CLEANUP_GRACE if self._control is None else self._control.cleanup_grace
-        scope.deadline = trio.current_time() + grace * SHARE_OF_GRACE
-        return scope
+    def _hand_over(self) -> bool:
+        """Let a task in the background see to the end of the thread; not on other servers, nor at the end of ours."""
+        if self._control is None or self._control.nursery.cancel_scope.cancel_called:
+            return False
+        self._control.nursery.start_soon(
+            self._outlast, self._control.cleanup_grace, name="end of a WSGI thread"
+        )
+        return True
+
+    async def _outlast(self, grace: float) -> None:
+        """See to the end of the thread of a request that is over; after so many seconds it is given up.
+
+        Cancelled at the end of the server, it still has `LAST_GRACE` seconds.
+        """
+        try:
+            with trio.move_on_after(grace):
+                await self._wait_for_thread()
+        except trio.Cancelled:
+            with trio.move_on_after(min(grace, LAST_GRACE), shield=True):
+                await self._wait_for_thread()
+            raise
+        finally:
+            self._close()
+            if not self._ended:
+                self._abandon()
+
+    def _close(self) -> None:
+        """The end of the task's part: from now on `notify` does what there is to do."""
+        self._over = True
+        self._refuse_orders()
 
     def _abandon(self) -> None:
         """Give the thread up, and say where it is."""

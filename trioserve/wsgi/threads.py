@@ -2,7 +2,8 @@
 
 Theory of operation. A hop to a thread and back costs little when nobody has to be woken for it, so wakings are saved:
 
-- The loop adds jobs to a deque, and wakes one thread for all of them just before it waits for I/O.
+- The loop adds jobs to a deque, and wakes one thread for all of them, just before it waits for I/O. Those of one round
+  are put in order first, because Trio runs the tasks of a round in either direction.
 - At most one woken thread at a time looks for work (it holds the `_token`, as Go's scheduler has one spinning thread).
   With a job in hand it gives the token back, and, if there is more to do, wakes the next one before it begins. While
   jobs are short, one thread runs all of them and the next one only waits for the interpreter's lock; as soon as a job
@@ -22,7 +23,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import Protocol
+from operator import attrgetter
+from typing import Final, Protocol
 
 import trio
 import trio.abc
@@ -30,12 +32,19 @@ import trio.lowlevel
 
 logger = logging.getLogger("trioserve.error")
 
+_ARRIVAL: Final = attrgetter("arrival")
+
 
 class Job(Protocol):
     """What the threads run."""
 
     posted: bool
     """It is among those that have something to tell; belongs to `ThreadPool.post`."""
+
+    @property
+    def arrival(self) -> tuple[int, int]:
+        """Sorts jobs that are submitted in one round of the event loop."""
+        ...
 
     def run(self) -> None:
         """Do the work, in a thread. Must not raise."""
@@ -75,6 +84,7 @@ class ThreadPool(trio.abc.Instrument):
         self.stuck = 0
         self.users = 0
         self._token_of_run = trio.lowlevel.current_trio_token()
+        self._submitted: list[Job] = []  # in this round
         self._jobs: deque[Job] = deque()
         self._news: deque[Job] = deque()  # jobs with something to tell
         self._parked: list[_Worker] = []
@@ -104,24 +114,32 @@ class ThreadPool(trio.abc.Instrument):
         self._scope.cancel()
 
     def submit(self, job: Job) -> None:
-        """Have a job run, after those that were submitted before it."""
-        self._jobs.append(job)
+        """Have a job run, after those that came before it."""
+        self._submitted.append(job)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job back; False when a thread has begun with it."""
-        try:
-            self._jobs.remove(job)
-        except ValueError:
-            return False
-        return True
+        for jobs in (self._submitted, self._jobs):
+            try:
+                jobs.remove(job)
+            except ValueError:
+                continue
+            return True
+        return False
 
     @property
     def waiting(self) -> int:
         """How many jobs wait for a thread."""
-        return len(self._jobs)
+        return len(self._submitted) + len(self._jobs)
 
     def before_io_wait(self, timeout: float) -> None:
         """See `trio.abc.Instrument`: wake a thread for what was submitted since the last time."""
+        submitted = self._submitted
+        if submitted:
+            if len(submitted) > 1:
+                submitted.sort(key=_ARRIVAL)
+            self._jobs.extend(submitted)
+            submitted.clear()
         if self._jobs:
             self._wake_thread()
         if timeout > 0:
