@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -194,7 +195,30 @@ class TestStartResponse:
         assert raised == ["in the middle"]
         assert error_log() == ["error in the application: GET / HTTP/1.1"]
 
-    @pytest.mark.parametrize("status", ["200", 200, "20 OK", "2x0 OK", "100 Continue", "2000 OK", b"200 OK"])
+    async def test_with_exc_info_after_the_body_was_begun_cuts_it_although_it_was_caught(
+        self, open_wsgi, error_log
+    ):
+        def app(environ, start_response):
+            start_response("200 OK", [*TEXT, ("Content-Length", "10")])
+            yield b"begun"
+            try:
+                raise LookupError("in the middle")
+            except LookupError:
+                with contextlib.suppress(LookupError):
+                    start_response("500 Error", TEXT, sys.exc_info())
+            yield b"error"
+
+        async with open_wsgi(app) as server:
+            assert (await receive_cut(server)).endswith(b"begun")
+        assert error_log() == ["error in the application: GET / HTTP/1.1"]
+
+    @pytest.mark.parametrize(
+        "status",
+        [
+            *("200", 200, "20 OK", "2x0 OK", "100 Continue", "2000 OK", b"200 OK", "600 Odd", "999 Odd"),
+            "200 O\r\nK",
+        ],
+    )
     async def test_checks_the_status(self, open_wsgi, status, error_log, caplog):
         def app(environ, start_response):
             start_response(status, TEXT)
@@ -219,19 +243,32 @@ class TestStartResponse:
             ([("Connection", "close")], "the header 'Connection' is the server's affair"),
             ([("Transfer-Encoding", "chunked")], "the header 'Transfer-Encoding' is the server's affair"),
             ([("Upgrade", "h2c")], "the header 'Upgrade' is the server's affair"),
-            ([("a", "b\r\nc: d")], ""),
-            ([("a b", "c")], ""),
+            ([("Content-Length", "9" * 21)], "Content-Length has to be a number"),
+            ([("Content-Length", "0"), ("content-length", "0")], "there are two headers Content-Length"),
+            ([("a", "b\r\nc: d")], "has a line end or NUL in it"),
+            ([("a", "b\nc: d")], "has a line end or NUL in it"),
+            ([("a", "b\0")], "has a line end or NUL in it"),
+            ([("a b", "c")], "has a character in it that is not allowed"),
+            ([("", "c")], "has a character in it that is not allowed"),
+            ([("a:", "c")], "has a character in it that is not allowed"),
         ],
     )
     async def test_checks_the_headers(self, open_wsgi, headers, words, error_log, caplog):
         def app(environ, start_response):
-            start_response("200 OK", headers)
+            try:
+                start_response("200 OK", headers)
+            except (TypeError, ValueError):
+                raised.append(True)
+                raise
             return [b"not sent"]
+
+        raised = []
 
         async with open_wsgi(app, validate=False) as server:
             response = await respond(server)
         assert response.status == 500
         assert response.header("c") is None
+        assert raised == [True]  # where the application could do something about it
         assert words in caplog.text
         assert error_log() == ["error in the application: GET / HTTP/1.1"]
 
@@ -432,6 +469,18 @@ class TestEarlyHints:
         assert hint.headers == [(b"link", b"</a.css>; rel=preload"), (b"link", b"</b.js>")]
         assert response.body == b"body"
 
+    @pytest.mark.parametrize("link", ["</a>\r\nX: y", "</a>\n", "</a>\0", "</\u20ac>"])
+    async def test_that_cannot_be_sent_raise(self, open_wsgi, link):
+        def app(environ, start_response):
+            with pytest.raises(ValueError):
+                environ["wsgi.early_hints"]([("Link", link)])
+            start_response("200 OK", TEXT)
+            return [b"body"]
+
+        async with open_wsgi(app) as server:
+            response = await respond(server)
+        assert (response.status, response.informational) == (200, [])
+
 
 class TestFileWrapper:
     @pytest.mark.parametrize("length", [None, "0", "10", "400000"])
@@ -467,6 +516,16 @@ class TestFileWrapper:
             except h11.RemoteProtocolError:
                 pass
         assert len(error_log()) == 1
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such files")
+    async def test_reads_a_file_that_has_content_and_no_size(self, open_wsgi):
+        def app(environ, start_response):
+            start_response("200 OK", TEXT)
+            return environ["wsgi.file_wrapper"](open("/proc/self/status", "rb"))
+
+        async with open_wsgi(app) as server:
+            response = await respond(server)
+        assert response.body.startswith(b"Name:")
 
     async def test_streams_what_is_no_file(self, open_wsgi):
         class Blocks:

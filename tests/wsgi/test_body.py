@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 
 import pytest
@@ -221,6 +222,8 @@ async def test_reading_after_the_response_was_begun(open_wsgi):
 
 
 class Source:
+    interruption = None
+
     def __init__(self, body):
         self.body = body
         self.asked = []
@@ -230,6 +233,64 @@ class Source:
         data = self.body[: size if whole else 100]
         self.body = self.body[len(data) :]
         return data
+
+
+WAYS_TO_READ = [
+    ("read", ()),
+    ("read", (2,)),
+    ("read1", (2,)),
+    ("readinto", (bytearray(2),)),
+    ("readline", ()),
+    ("readlines", ()),
+    ("__next__", ()),
+]
+
+
+class TestReceived:
+    @pytest.mark.parametrize("way", WAYS_TO_READ)
+    def test_is_an_ordinary_file(self, way):
+        name, arguments = way
+        ours, theirs = open_input(Source(b""), b"one\ntwo", complete=True), io.BytesIO(b"one\ntwo")
+        for _ in range(2):
+            assert getattr(ours, name)(*arguments) == getattr(theirs, name)(*arguments)
+
+    @pytest.mark.parametrize("way", WAYS_TO_READ)
+    def test_raises_when_the_request_was_ended(self, way):
+        name, arguments = way
+        source = Source(b"")
+        file = open_input(source, b"one\ntwo\nthree", complete=True)
+        source.interruption = ClientDisconnected("gone")
+        for _ in range(2):
+            with pytest.raises(ClientDisconnected):
+                getattr(file, name)(*arguments)
+
+
+@pytest.mark.parametrize("request_body", [b"", b"short"])
+async def test_reading_raises_after_the_client_has_left_although_all_is_here(open_wsgi, request_body):
+    def app(environ, start_response):
+        begun.set()
+        while not environ["trioserve.disconnected"]():
+            left.wait(0.01)
+        assert left.wait(10)
+        try:
+            while True:
+                environ["wsgi.input"].read()
+        except Exception as error:
+            raised.append(type(error))
+            raise
+        finally:
+            over.set()
+
+    raised = []
+    begun, left, over = threading.Event(), threading.Event(), threading.Event()
+    async with open_wsgi(app, validate=False, timeouts={"disconnect_grace": 0.01}) as server:
+        async with server.raw_client() as client:
+            await client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(request_body))
+            await client.send(request_body)
+            assert await trio.to_thread.run_sync(begun.wait, 10)
+        left.set()
+        assert await trio.to_thread.run_sync(over.wait, 10)
+    assert raised == [ClientDisconnected]
 
 
 class TestPortions:

@@ -7,10 +7,12 @@ is closed once, and the bridge is told of the end.
 from __future__ import annotations
 
 import contextvars
+import re
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trioserve.asgi.errors import ApplicationError
+from trioserve.protocols.http1.policy import MAX_LENGTH_DIGITS, TOKEN
 from trioserve.wsgi.bridge import Bridge
 from trioserve.wsgi.error_stream import ErrorStream
 from trioserve.wsgi.file_wrapper import FileWrapper, open_part
@@ -37,6 +39,8 @@ JOINED_BODY = 1024 * 1024
 """Bytes up to which a body that is a list is joined to be sent at once."""
 NO_CONTENT_LENGTH = frozenset((204, 304))
 
+_BREAKS_FIELD = re.compile(r"[\r\n\x00]")
+
 _names: dict[str, bytes] = {}
 _statuses: dict[str, int] = {}
 
@@ -53,6 +57,7 @@ class Call(Bridge):
 
     _begun = False  # a piece of the body has been handed over, so that the head is settled
     _length: int | None = None  # the application's Content-Length
+    _late_error: Exception | None = None  # what it wanted to begin another response for, too late
 
     def __init__(
         self,
@@ -91,6 +96,8 @@ class Call(Bridge):
             self.failure = RuntimeError(f"the application raised {error!r}")
             self.failure.__cause__ = error
         finally:
+            if self._late_error is not None:
+                self.failure, self._late_error = self._late_error, None
             self.environ = None  # which has methods of ours
             self._end()
 
@@ -119,6 +126,7 @@ class Call(Bridge):
         if exc_info is not None:
             try:
                 if self._begun and exc_info[1] is not None:
+                    self._give_up(exc_info[1])
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # it refers to this frame
@@ -134,13 +142,26 @@ class Call(Bridge):
             if type(value) is not str and not isinstance(value, str):
                 raise TypeError(f"the value of the header {name!r} has to be str, not {type(value).__name__}")
             if rendered == b"content-length":
+                if self._length is not None:
+                    raise ValueError("there are two headers Content-Length")
                 self._length = _parse_length(value)
+            if "\n" in value or "\r" in value or "\0" in value:
+                raise ValueError(f"the value of the header {name!r} has a line end or NUL in it: {value!r}")
             try:
                 fields.append((rendered, value.encode("latin-1")))
             except UnicodeEncodeError:
                 raise ValueError(f"the value of the header {name!r} is not in latin-1: {value!r}") from None
         self.head = (code, fields)
         return self.write_body
+
+    def _give_up(self, error: BaseException) -> None:
+        """Let nothing more of a response leave that the application wants to replace, whether it goes on or not."""
+        if isinstance(error, Exception):
+            self._late_error = error
+        if self.broken is None:
+            self.broken = ApplicationError(
+                "the application gave this response up, by start_response() with exc_info"
+            )
 
     def _check_started(self) -> None:
         if self.head is None:
@@ -151,10 +172,13 @@ class Call(Bridge):
 
         Raises:
             ClientDisconnected: the client has left.
+            ValueError: a link cannot be sent.
         """
-        links = [value.encode("latin-1") for name, value in headers if name.lower() == "link"]
+        links = [value for name, value in headers if name.lower() == "link"]
+        if any(_BREAKS_FIELD.search(link) for link in links):
+            raise ValueError(f"there is a line end or NUL in a link: {links!r}")
         if links and not self._begun:
-            self.send_hints(links)
+            self.send_hints([link.encode("latin-1") for link in links])
 
     # -- the body --------------------------------------------------------------------------------------------------
 
@@ -208,8 +232,9 @@ def _parse_status(status: str) -> int:
     if not isinstance(status, str):
         raise TypeError(f"start_response() takes the status as str, not {type(status).__name__}")
     digits = status[:3]
-    if not (digits.isascii() and digits.isdigit() and status[3:4] in ("", " ") and digits >= "200"):
-        raise ValueError(f'the status has to be three digits and a phrase, such as "200 OK", not {status!r}')
+    well_formed = digits.isascii() and digits.isdigit() and status[3:4] in ("", " ") and status.isprintable()
+    if not (well_formed and "200" <= digits <= "599"):
+        raise ValueError(f'the status has to be 200 to 599 and a phrase, such as "200 OK", not {status!r}')
     code = int(digits)
     if len(_statuses) < MOST_NAMES:
         _statuses[status] = code
@@ -226,13 +251,15 @@ def _render_name(name: str) -> bytes:
         rendered = lower.encode("ascii")
     except UnicodeEncodeError:
         raise ValueError(f"the name of a header has to be ASCII: {name!r}") from None
+    if TOKEN.fullmatch(rendered) is None:
+        raise ValueError(f"the name of a header has a character in it that is not allowed: {name!r}")
     if len(_names) < MOST_NAMES:
         _names[name] = rendered
     return rendered
 
 
 def _parse_length(value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
+    if not (value.isascii() and value.isdigit() and len(value) <= MAX_LENGTH_DIGITS):
         raise ValueError(f"Content-Length has to be a number, not {value!r}")
     return int(value)
 

@@ -65,8 +65,8 @@ def open_part(wrapper: FileWrapper) -> FilePart | None:
     try:
         descriptor = raw.fileno()
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return None
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return None  # of size 0 are also those of /proc, which have content nevertheless
         offset = file.tell()  # what Python has read ahead of the application is not gone from the file
         return FilePart(os.dup(descriptor), offset, max(0, status.st_size - offset))
     except (OSError, ValueError):  # ValueError: closed
