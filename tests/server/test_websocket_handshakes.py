@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from hpack import Encoder as HpackEncoder
-from hyperframe.frame import HeadersFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
 
 from tests.server.session_server import open_server
 from trioserve.testing.raw_client import RawClient
@@ -146,3 +146,101 @@ async def test_a_stream_that_was_reset_before_the_application_runs(autojump_cloc
         await app.ended.wait()
         assert app.seen == ["websocket.connect", "websocket.disconnect"]
         assert trio.current_time() - begun == pytest.approx(3, abs=0.1)
+
+
+CONNECT = [
+    *((b":method", b"CONNECT"), (b":protocol", b"websocket"), (b":scheme", b"http"), (b":path", b"/")),
+    *((b":authority", b"a"), (b"sec-websocket-version", b"13")),
+]
+
+
+class Accepting:
+    """Accepts, and notes what it receives until the end."""
+
+    def __init__(self):
+        self.messages, self.ended = [], trio.Event()
+
+    async def __call__(self, scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            self.messages.append(message["text"])
+        self.messages.append(message["code"])
+        self.ended.set()
+
+
+async def test_a_stream_that_its_head_ends(autojump_clock):
+    app = Accepting()
+    async with open_server(app, ping_interval=0) as served:
+        client = await served.tunnels()
+        await client.send(*client.head_frames(1, CONNECT, end_stream=True))
+        assert (await client.response(1)).status == 200
+        await app.ended.wait()
+        await client.ping()
+        assert client.record(1).reset is None
+    assert app.messages == [1006]
+    assert served.server.stats().disconnects == 1
+
+
+@pytest.mark.parametrize("data", [b"", MESSAGE])
+async def test_a_stream_that_ends_with_the_first_data(data, autojump_clock):
+    app = Accepting()
+    async with open_server(app, ping_interval=0) as served:
+        client = await served.tunnels()
+        head = client.head_frames(1, CONNECT, end_stream=False)
+        await client.send(*head, DataFrame(1, data, flags=["END_STREAM"]))
+        assert (await client.response(1)).status == 200
+        await app.ended.wait()
+        assert client.record(1).reset is None
+    assert app.messages == (["too early", 1006] if data else [1006])
+
+
+@pytest.mark.parametrize("how", ["head", "data"])
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_stream_that_ends_while_the_application_is_undecided(how, asks, autojump_clock):
+    """As when a client ends its sending side on HTTP/1.1: told if it asks, and cancelled after the grace."""
+    seen, ended, begun = [], trio.Event(), trio.Event()
+
+    async def app(scope, receive, send):
+        try:
+            seen.append((await receive())["type"])
+            begun.set()
+            if asks:
+                seen.append((await receive())["type"])
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with open_server(app, ping_interval=0, timeouts={"disconnect_grace": 3}) as served:
+        client = await served.tunnels()
+        start = trio.current_time()
+        await client.send(*client.head_frames(1, CONNECT, end_stream=how == "head"))
+        await begun.wait()
+        if how == "data":
+            await trio.sleep(1)
+            await client.send(DataFrame(1, flags=["END_STREAM"]))
+        await ended.wait()
+        assert trio.current_time() - start == pytest.approx(4 if how == "data" else 3, abs=0.1)
+        await client.ping()
+        assert client.record(1).reset is not None
+        assert served.server.stats().requests_running == 0
+    assert seen == ["websocket.connect", "websocket.disconnect"][: 1 + asks]
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+async def test_a_stream_that_ends_while_it_is_being_refused(pieces, autojump_clock):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+        for _ in range(pieces):
+            await send({"type": "websocket.http.response.body", "body": b"x", "more_body": True})
+        await trio.sleep(1)
+        await send({"type": "websocket.http.response.body", "body": b"x"})
+
+    async with open_server(app) as served:
+        client = await served.tunnels()
+        await client.send(*client.head_frames(1, CONNECT, end_stream=True))
+        response = await client.response(1)
+        assert (response.status, response.body) == (401, b"x" * (pieces + 1))
+        await client.ping()
+        assert client.record(1).reset is None

@@ -46,8 +46,8 @@ class Http2SessionStream(Http2Stream):
     ) -> None:
         super().__init__(connection, stream_id, request, peer)
         self._request_deadline = self.exchange_deadline = inf  # it is no request that takes too long
-        self._all_came = False  # the client has ended its side
-        self._content_over = False  # and all of it was taken
+        self._all_came = not request.has_body  # the client has ended its side
+        self._content_over = self._all_came  # and all of it was taken
         self.session: WebSocketConnection | None = None
         self.duplex: Http2Duplex | None = None
 
@@ -77,7 +77,7 @@ class Http2SessionStream(Http2Stream):
             await self._refuse(*refusal)
             return
         self.session = WebSocketConnection(context, self, request, wishes, self.exchange.peer)
-        if self.left:
+        if self.left or self._all_came:
             self.session.peer_left(self.gone)
         await self.session.run(self.connection.scopes)
 
@@ -97,6 +97,10 @@ class Http2SessionStream(Http2Stream):
             self._context.leavers.discard(self)
         if self.duplex is not None:
             self.duplex.close()
+        elif not self.framing.ended:
+            self.connection.machine.reset_stream(
+                self.stream_id, CANCEL
+            )  # nothing is owed that could still come
         elif not self._all_came:
             self._stop_request()
         for chunk in self._chunks:
@@ -195,6 +199,8 @@ class Http2SessionStream(Http2Stream):
                 self.duplex.bytes_came()
             if chunk.last:
                 self.duplex.peer_left(False)
+        elif chunk.last and self.session is not None:
+            self.session.peer_left(False)
 
     def lose(self, *, broken: bool) -> None:
         """See `Http2Stream`; the session has a grace of its own."""
