@@ -30,7 +30,7 @@ class Tunnels:
         self.server = None
 
     async def app(self, scope, receive, send):
-        stream = scope["extensions"]["trioserve"]._connection._connection._carrier
+        stream = scope["extensions"]["trioserve"]._connection._connection.carrier
         duplex, _ = await stream.open_duplex([])
         self._opened.send_nowait(duplex)
         await trio.sleep_forever()

@@ -13,7 +13,7 @@ from hyperframe.frame import SettingsFrame, WindowUpdateFrame
 from tests.server.session_server import PROTOCOLS, open_server
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.testing.raw_client import RawClient
-from trioserve.testing.websocket_client import CLOSE, FIN, PING, PONG, close_payload
+from trioserve.testing.websocket_client import CLOSE, FIN, PING, PONG, close_payload, open_http2_session
 
 ACCEPT = {"type": "websocket.accept"}
 LIMIT = 5000
@@ -190,6 +190,110 @@ class TestPings:
         assert app.lasted < 60
 
 
+class Talker(Listener):
+    """Sends so many messages of a size, after a while, and then looks at nothing for as long as it may."""
+
+    def __init__(self, *sizes, after=0):
+        super().__init__()
+        self.sizes, self.after = sizes, after
+        self.stopped = None
+
+    async def talk(self):
+        await trio.sleep(self.after)
+        try:
+            for size in self.sizes:
+                await self.send({"type": "websocket.send", "bytes": b"x" * size})
+        except ClientDisconnected:
+            self.stopped = trio.current_time() - self.begun
+            await super().talk()
+            await trio.sleep_forever()
+        await super().talk()
+
+
+class TestPingsWhileSending:
+    @both
+    @pytest.mark.parametrize("after", [0, 12])
+    @pytest.mark.parametrize("sizes", [[3_000_000], [1000] * 10_000], ids=["one", "many"])
+    async def test_a_client_that_vanishes(self, protocol, after, sizes, autojump_clock):
+        """Its application waits in `send()`; with a ping that waits for its answer, or without one."""
+        app = Talker(*sizes, after=after)
+        timeouts = {"write_stall": 0, "disconnect_grace": 3}
+        async with open_server(
+            app, limit=LIMIT, ping_interval=10, ping_timeout=5, timeouts=timeouts
+        ) as served:
+            await served.session(protocol)
+            await app.ended.wait()
+        # One look in between may find that the client's window has let something go.
+        assert after + 15 <= app.stopped <= after + 25.2
+        assert app.end == (1006, "")
+        assert app.cancelled
+        assert app.lasted == pytest.approx(app.stopped + 3, abs=0.2)
+        assert served.server.stats().disconnects == 1
+
+    async def test_a_client_that_vanishes_with_its_windows_open(self, autojump_clock):
+        """Then it is the socket that takes nothing."""
+        app = Talker(*[1000] * 10_000)
+        windows = {SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 30}
+        timeouts = {"write_stall": 0}
+        async with open_server(
+            app, limit=LIMIT, ping_interval=10, ping_timeout=5, timeouts=timeouts
+        ) as served:
+            client = await served.session("http2", settings=windows)
+            await client.stream.client.send(WindowUpdateFrame(0, 1 << 30))
+            await app.ended.wait()
+            assert app.stopped == pytest.approx(25, abs=11)
+            assert app.end == (1006, "")
+
+    async def test_a_stream_whose_window_stays_closed_beside_one_that_lives(self, autojump_clock):
+        talker = Talker(1_000_000)
+
+        async def app(scope, receive, send):
+            if scope["path"] == "/talker":
+                await talker(scope, receive, send)
+            else:
+                await receive()
+                await send(ACCEPT)
+                while (await receive())["type"] == "websocket.receive":
+                    await send({"type": "websocket.send", "text": "y"})
+
+        timeouts = {"write_stall": 0}
+        async with open_server(
+            app, limit=LIMIT, ping_interval=10, ping_timeout=5, timeouts=timeouts
+        ) as served:
+            tunnels = await served.tunnels({SettingsFrame.INITIAL_WINDOW_SIZE: 1000})
+            await open_http2_session(tunnels, "/talker")
+            living = await open_http2_session(tunnels)
+            while not talker.ended.is_set():
+                await trio.sleep(1)
+                await living.send("x")
+                assert await living.receive() == "y"
+            assert (await living.close()).code == 1000
+        assert 15 <= talker.stopped <= 25.2
+
+    @both
+    @pytest.mark.parametrize("after", [1, 22])
+    @pytest.mark.parametrize("sizes", [[1_000_000], [1000] * 1000], ids=["one", "many"])
+    async def test_a_client_that_reads_slowly_lives(self, protocol, after, sizes, autojump_clock):
+        """It answers a ping when it has read what is before it, and that takes its time."""
+        app = Talker(*sizes, after=after)
+        timeouts = {"write_stall": 0}
+        async with open_server(
+            app, limit=LIMIT, ping_interval=20, ping_timeout=30, timeouts=timeouts
+        ) as served:
+            client = await served.session(protocol)
+            await trio.sleep(after + 1)
+            got = 0
+            while got < 1_000_000:
+                await trio.sleep(5)
+                got += len(await client.stream.receive_some(40_000))
+            await client.send_frame(FIN | CLOSE)
+            while await client.stream.receive_some(65536):
+                pass
+            await app.ended.wait()
+        assert app.end == (1005, "")
+        assert app.lasted > 100
+
+
 class TestIdle:
     @both
     @pytest.mark.parametrize("seconds", [0, 1000])
@@ -292,7 +396,10 @@ class TestStalls:
             assert app.lasted == pytest.approx(20, abs=6)
         assert served.server.stats().timeouts == 1
 
-    async def test_a_session_that_waits_for_the_connection_is_not_stalled(self, autojump_clock):
+    @pytest.mark.parametrize(("write_stall", "ping_interval"), [(20, 0), (20, 10), (0, 10)])
+    async def test_a_session_that_waits_for_the_connection_is_not_stalled(
+        self, write_stall, ping_interval, autojump_clock
+    ):
         """Another stream takes all of the connection's window."""
 
         async def app(scope, receive, send):
@@ -306,7 +413,13 @@ class TestStalls:
                 await receive()
 
         window = {SettingsFrame.INITIAL_WINDOW_SIZE: 4_000_000}
-        async with open_server(app, limit=LIMIT, timeouts={"write_stall": 20}, ping_interval=0) as served:
+        async with open_server(
+            app,
+            limit=LIMIT,
+            timeouts={"write_stall": write_stall},
+            ping_interval=ping_interval,
+            ping_timeout=10,
+        ) as served:
             tunnels = await served.tunnels(window)
             await tunnels.request(headers=[(b"priority", b"u=0")])
             tunnel = await tunnels.open_tunnel(headers=[(b"sec-websocket-version", b"13")])

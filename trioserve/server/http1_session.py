@@ -70,3 +70,7 @@ class Http1SessionCarrier(Http1Exchanges):
         """See `Carrier`."""
         await self._transmit(self.machine.send_information(101, fields))
         return self.transport, self.machine.trailing_data
+
+    def waits_for_others(self) -> bool:
+        """See `Carrier`; there is nobody else."""
+        return False

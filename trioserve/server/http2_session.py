@@ -131,6 +131,10 @@ class Http2SessionStream(Http2Stream):
         self.duplex = Http2Duplex(self)
         return self.duplex, b""
 
+    def waits_for_others(self) -> bool:
+        """See `Carrier`. Where the write-stall deadline runs it is left to that, as `is_stalled` has one asker only."""
+        return self.write_deadline != inf or not self.connection.machine.is_stalled(self.stream_id)
+
     # -- what the duplex asks for ---------------------------------------------------------------------------------
 
     def take_content(self) -> bytes | None:

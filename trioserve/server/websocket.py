@@ -69,6 +69,10 @@ class Carrier(Protocol):
         """Accept the handshake with these fields; return the bytes of both directions, and those that came already."""
         ...
 
+    def waits_for_others(self) -> bool:
+        """What is written waits for its turn behind other streams of the connection, and not for the client."""
+        ...
+
 
 class WebSocketConnection:
     """One session; a `SessionChannel`.
@@ -81,6 +85,7 @@ class WebSocketConnection:
         peer: the addresses, after the proxy rules.
 
     Attributes:
+        carrier: see above.
         session: the application's side.
         reader, writer: the frames of both directions.
         deadlines: what ends the session from outside.
@@ -90,12 +95,12 @@ class WebSocketConnection:
     """
 
     __slots__ = (
-        "_carrier",
         "_context",
         "_over",
         "_transport",
         "_wishes",
         "app_over",
+        "carrier",
         "deadlines",
         "gone",
         "left",
@@ -110,7 +115,7 @@ class WebSocketConnection:
         self, context: ServerContext, carrier: Carrier, request: Request, wishes: WebSocketRequest, peer: Peer
     ) -> None:
         self._context = context
-        self._carrier = carrier
+        self.carrier = carrier
         self._wishes = wishes
         self._transport: Transport | None = None  # once accepted
         self._over: trio.Event | None = None  # set when the client has left, or the session is over
@@ -140,7 +145,7 @@ class WebSocketConnection:
     @property
     def transport(self) -> Transport:
         """What is written to: until the handshake is accepted, what its refusal would go over."""
-        return self._transport or self._carrier.transport
+        return self._transport or self.carrier.transport
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -235,11 +240,11 @@ class WebSocketConnection:
         fields = accept_fields(self._wishes, subprotocol, headers)
         if self.gone:
             raise ClientDisconnected("the client has left")
-        self.deadlines.watch_write(self._carrier.transport)
+        self.deadlines.watch_write(self.carrier.transport)
         try:
-            transport, data = await self._carrier.open_duplex(fields)
+            transport, data = await self.carrier.open_duplex(fields)
         finally:
-            self.deadlines.write_deadline = inf
+            self.deadlines.end_write()
         self._transport = self.reader.transport = self.writer.transport = transport
         transport.observe(self)
         self.deadlines.begin()
@@ -249,26 +254,26 @@ class WebSocketConnection:
 
     def prepare_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """See `ResponseChannel`."""
-        self._carrier.channel.prepare_head(status, headers)
+        self.carrier.channel.prepare_head(status, headers)
 
     def write_head(self, data: bytes, last: bool, length: int | None = None) -> Rest | None:
         """See `ResponseChannel`."""
-        return self._carrier.channel.write_head(data, last, length)
+        return self.carrier.channel.write_head(data, last, length)
 
     def write_body(self, data: bytes, last: bool) -> Rest | None:
         """See `ResponseChannel`."""
-        return self._carrier.channel.write_body(data, last)
+        return self.carrier.channel.write_body(data, last)
 
     async def write_rest(self, rest: Rest) -> None:
         """See `ResponseChannel`; waits under the write-stall deadline."""
         if self._transport is not None:
             await self.writer.write_rest(self._transport, rest)
             return
-        self.deadlines.watch_write(self._carrier.transport)
+        self.deadlines.watch_write(self.carrier.transport)
         try:
-            await self._carrier.channel.write_rest(rest)
+            await self.carrier.channel.write_rest(rest)
         finally:
-            self.deadlines.write_deadline = inf
+            self.deadlines.end_write()
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -285,7 +290,7 @@ class WebSocketConnection:
     def abort(self) -> None:
         """See `ResponseChannel`."""
         if self._transport is None:
-            self._carrier.channel.abort()
+            self.carrier.channel.abort()
         else:
             self.vanish()  # also to whoever waits for his turn
             self._transport.abort()

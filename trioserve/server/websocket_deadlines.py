@@ -49,6 +49,10 @@ class WebSocketDeadlines(ControlledExchange):
         "_left_at",
         "_ping_sent",
         "_settings",
+        "_taken",
+        "_taken_at",
+        "_taken_below",
+        "_taken_below_at",
         "_write_stall",
         "cancel_scope",
         "ending",
@@ -67,6 +71,10 @@ class WebSocketDeadlines(ControlledExchange):
         self._write_stall = write_stall
         self._awaits_pong = False
         self._bytes_at_stall = 0
+        self._taken = self._taken_below = (
+            0  # bytes that the client has taken, and that its whole connection has
+        )
+        self._taken_at = self._taken_below_at = -inf  # when more of them were found to be
         self._left_at = self._close_deadline = self._request_deadline = inf
         self._cancel_on_disconnect = context.settings.lifecycle.on_disconnect == "cancel"
         self.heard = self.spoke = self._ping_sent = -inf
@@ -90,8 +98,14 @@ class WebSocketDeadlines(ControlledExchange):
 
     def watch_write(self, transport: Transport) -> None:
         """Something has to be waited for until it is written."""
-        self._bytes_at_stall = transport.bytes_sent
-        self.write_deadline = trio.current_time() + self._write_stall
+        self._bytes_at_stall = self._taken = transport.bytes_sent
+        self._taken_at = trio.current_time()
+        self.write_deadline = self._taken_at + self._write_stall
+
+    def end_write(self) -> None:
+        """Nothing has to be waited for any more."""
+        self._taken_at = trio.current_time()
+        self.write_deadline = inf
 
     def await_close(self) -> None:
         """We have closed; the client has to answer, if it has not closed before."""
@@ -175,10 +189,12 @@ class WebSocketDeadlines(ControlledExchange):
     def _expire_silence(self, now: float) -> None:
         """Nothing has come for a while: ask for a sign of life, or take its absence for the end."""
         settings, writer = self._settings, self._connection.writer
-        answer_due = self._ping_sent + settings.ping_timeout
+        answer_due = max(self._ping_sent, self._taken_at) + settings.ping_timeout
         unanswered = self._awaits_pong and self.heard <= self._ping_sent
         if not self._awaits_pong and self.heard + settings.ping_interval > now:
             self.read_deadline = self.heard + settings.ping_interval
+        elif writer.busy and not self._connection.reader.paused:
+            self._expire_busy(now)
         elif unanswered and answer_due <= now and not self._connection.reader.paused:
             self._connection.abort()
         elif writer.busy or writer.transport is None or writer.close_sent:
@@ -189,6 +205,26 @@ class WebSocketDeadlines(ControlledExchange):
             wait = settings.ping_interval if settings.ping_timeout == inf else settings.ping_timeout
             self.read_deadline = now + wait
             writer.send_ping()
+
+    def _expire_busy(self, now: float) -> None:
+        """Nothing has come, and a ping cannot be sent inside a frame; but a client that takes the frame lives.
+
+        A ping that is behind a large message is answered when that was read, which may take longer than pings may.
+        """
+        connection, settings = self._connection, self._settings
+        taken, below = connection.transport.bytes_sent, connection.carrier.transport.bytes_sent
+        if taken != self._taken:
+            self._taken, self._taken_at = taken, now
+        if below != self._taken_below:
+            self._taken_below, self._taken_below_at = below, now
+        quiet = settings.ping_interval + settings.ping_timeout
+        due = max(self.heard, self._taken_at) + quiet
+        if due <= now < self._taken_below_at + quiet and connection.carrier.waits_for_others():
+            self._taken_at = now
+        elif due <= now:
+            connection.abort()
+            return
+        self.read_deadline = min(now + settings.ping_interval, max(self.heard, self._taken_at) + quiet)
 
     def _give_up(self) -> None:
         """The application did not end within the grace after its cancellation: let its client go."""

@@ -119,7 +119,7 @@ class WebSocketWriter:
             raise ClientDisconnected("the client has left") from error
         finally:
             self.busy = False
-            self._deadlines.write_deadline = inf
+            self._deadlines.end_write()
             if self._idle is not None:
                 self._idle.set()
                 self._idle = None
