@@ -14,7 +14,14 @@ from math import inf
 
 import trio
 
-from trioserve.config import Config, LifecycleSettings, LoggingSettings, TimeoutSettings, WebSocketSettings
+from trioserve.config import (
+    Config,
+    HeaderSettings,
+    LifecycleSettings,
+    LoggingSettings,
+    TimeoutSettings,
+    WebSocketSettings,
+)
 from trioserve.server.server import serve
 from trioserve.testing.websocket_client import TunnelClient, open_http1_session, open_http2_session
 
@@ -76,7 +83,7 @@ class Served:
 
 @asynccontextmanager
 async def open_server(
-    app, *, limit=60, complaints=(), access="off", lifecycle=None, timeouts=None, **websocket
+    app, *, limit=60, complaints=(), access="off", headers=None, lifecycle=None, timeouts=None, **websocket
 ):
     """Serve an application for the length of a block.
 
@@ -84,7 +91,7 @@ async def open_server(
         limit: seconds for all of it.
         complaints: words of the messages that the log has to have at the end.
         access: where the access log goes.
-        lifecycle, timeouts: groups of settings, as is the rest.
+        headers, lifecycle, timeouts: groups of settings, as is the rest.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -95,6 +102,7 @@ async def open_server(
         config = Config(
             bind=(f"unix:{path}",),
             logging=LoggingSettings(access=access),
+            headers=HeaderSettings(**headers or {}),
             lifecycle=LifecycleSettings(**{"lifespan": "off"} | (lifecycle or {})),
             timeouts=TimeoutSettings(**timeouts or {}),
             websocket=WebSocketSettings(**websocket),

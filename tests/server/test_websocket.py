@@ -134,6 +134,22 @@ class TestHandshake:
             assert (await client.close()).code == 1000
 
     @both
+    async def test_fields_of_the_server(self, protocol):
+        async def app(scope, receive, send):
+            await receive()
+            await send({"type": "websocket.accept", "headers": [(b"Server", b"mine"), (b"x-a", b"app")]})
+
+        extra = {"extra": (("X-A", "1"), ("x-a", "2"))}
+        async with open_server(app, headers=extra) as served:
+            client = await served.session(protocol)
+            assert client.accepted
+            fields = [(name.lower(), value) for name, value in client.response.headers]
+            assert [value for name, value in fields if name == b"x-a"] == [b"app", b"1", b"2"]
+            assert [value for name, value in fields if name == b"server"] == [b"mine"]
+            assert [name for name, _ in fields].count(b"date") == 1
+            await client.close()
+
+    @both
     async def test_a_refusal(self, protocol):
         ends = []
 
@@ -196,22 +212,26 @@ class TestHandshake:
     VERSION = b"Sec-WebSocket-Version: 13\r\n"
 
     @pytest.mark.parametrize(
-        ("head", "status", "field"),
+        ("head", "status", "fields"),
         [
-            (HTTP1 + KEY + VERSION, 101, None),
-            (HTTP1 + KEY + b"Sec-WebSocket-Version: 8\r\n", 426, (b"sec-websocket-version", b"13")),
-            (HTTP1 + KEY, 400, (b"sec-websocket-version", b"13")),
-            (HTTP1 + VERSION, 400, None),
-            (HTTP1 + VERSION + b"Sec-WebSocket-Key: short\r\n", 400, None),
-            (HTTP1 + KEY + KEY + VERSION, 400, None),
-            (HTTP1.replace(b"GET", b"POST") + KEY + VERSION, 405, (b"allow", b"GET")),
-            (HTTP1.replace(b"GET", b"HEAD") + KEY + VERSION, 405, (b"allow", b"GET")),
-            (HTTP1 + KEY + VERSION + b"Content-Length: 5\r\n", 400, None),
-            (HTTP1 + KEY + VERSION + b"Sec-WebSocket-Protocol: a,,b,a\r\n", 400, None),
-            (HTTP1 + KEY + VERSION + b"Sec-WebSocket-Extensions: ;;\r\n", 400, None),
+            (HTTP1 + KEY + VERSION, 101, []),
+            (
+                HTTP1 + KEY + b"Sec-WebSocket-Version: 8\r\n",
+                426,
+                [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],
+            ),
+            (HTTP1 + KEY, 400, []),
+            (HTTP1 + VERSION, 400, []),
+            (HTTP1 + VERSION + b"Sec-WebSocket-Key: short\r\n", 400, []),
+            (HTTP1 + KEY + KEY + VERSION, 400, []),
+            (HTTP1.replace(b"GET", b"POST") + KEY + VERSION, 405, [(b"allow", b"GET")]),
+            (HTTP1.replace(b"GET", b"HEAD") + KEY + VERSION, 405, [(b"allow", b"GET")]),
+            (HTTP1 + KEY + VERSION + b"Content-Length: 5\r\n", 400, []),
+            (HTTP1 + KEY + VERSION + b"Sec-WebSocket-Protocol: a,,b,a\r\n", 400, []),
+            (HTTP1 + KEY + VERSION + b"Sec-WebSocket-Extensions: ;;\r\n", 400, []),
         ],
     )
-    async def test_handshakes_over_http1(self, head, status, field):
+    async def test_handshakes_over_http1(self, head, status, fields):
         async with open_server(echo) as served:
             client = RawClient(await served.stream())
             await client.send(head + b"\r\n")
@@ -220,8 +240,7 @@ class TestHandshake:
                 return
             response = await client.receive_response("HEAD" if b"HEAD" in head else "GET")
             assert response.status == status
-            if field is not None:
-                assert field in response.headers
+            assert {(b"sec-websocket-version", b"13"), *fields} <= set(response.headers)
             await client.wait_closed()
         assert served.server.stats().requests_refused == 1
 
@@ -231,6 +250,7 @@ class TestHandshake:
             ([(b"sec-websocket-version", b"13")], b"websocket", 200),
             ([(b"sec-websocket-version", b"8")], b"websocket", 400),
             ([], b"websocket", 400),
+            ([(b"sec-websocket-version", b"13"), (b"sec-websocket-protocol", b"a, a")], b"websocket", 400),
             ([(b"sec-websocket-version", b"13")], b"connect-udp", 501),
         ],
     )

@@ -124,8 +124,7 @@ class Http2SessionStream(Http2Stream):
         """See `Carrier`."""
         if self.gone:
             raise ClientDisconnected("the client has left")
-        defaults = self._context.fields.current_fields()
-        head = [(b":status", b"200"), *fields, *defaults.all]
+        head = [(b":status", b"200"), *fields]
         self.connection.machine.send_head(self.stream_id, head, end=False)
         self.connection.wake_writer()
         self.duplex = Http2Duplex(self)

@@ -238,6 +238,10 @@ class WebSocketConnection:
     async def accept(self, subprotocol: str | None, headers: Headers) -> None:
         """See `SessionChannel`."""
         fields = accept_fields(self._wishes, subprotocol, headers)
+        names = {name for name, _ in fields}
+        defaults = self._context.fields.current_fields()
+        fields += [field for field in (*defaults.date, *defaults.server) if field[0] not in names]
+        fields += defaults.extra
         if self.gone:
             raise ClientDisconnected("the client has left")
         self.deadlines.watch_write(self.carrier.transport)

@@ -298,3 +298,14 @@ def test_a_client_reads_what_was_sent(method, status, version, known):
         body += bytes(event.data)
     assert isinstance(event, h11.EndOfMessage)
     assert body == (b"hello world" if method == b"GET" and status in (200, 404) else b"")
+
+
+def test_an_upgrade_is_told_with_426_alone():
+    """RFC 9110 section 15.5.22: there it has to be."""
+    fields = [(b"Upgrade", b"websocket"), (b"upgrade", b"h2c"), (b"connection", b"close"), (b"x", b"y")]
+    told = [b"upgrade: websocket, h2c", b"connection: upgrade"]
+    rest = [b"x: y", b"content-length: 0", b"connection: close"]
+    assert fields_of(asked().send_head(426, fields, body_known=0)) == told + rest
+    assert fields_of(asked().send_head(400, fields, body_known=0)) == rest
+    with pytest.raises(LocalProtocolError):
+        asked().send_head(426, [(b"upgrade", b"a\r\nb: c")])

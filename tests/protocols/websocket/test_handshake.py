@@ -110,9 +110,8 @@ def test_refused_upgrades(head: RequestHead, status: int, reason: str):
         judge_upgrade(head, deflate=True)
     assert refused.value.status_hint == status
     if status == 405:
-        assert refused.value.headers == [(b"allow", b"GET")]
-    if "version" in reason:
-        assert VERSION in refused.value.headers
+        assert (b"allow", b"GET") in refused.value.headers
+    assert VERSION in refused.value.headers
     if status == 426:  # RFC 9110 section 15.5.22
         assert (b"upgrade", b"websocket") in refused.value.headers
 
@@ -175,6 +174,7 @@ def test_malformed_extensions(extensions: bytes):
         with pytest.raises(HandshakeError, match="malformed sec-websocket-extensions") as refused:
             judge_upgrade(head, deflate=deflate)
         assert refused.value.status_hint == 400
+        assert refused.value.headers == [VERSION]
 
 
 def test_connect():
@@ -198,7 +198,7 @@ def test_connect():
     [
         (connect(protocol=b"connect-udp"), 501, []),
         (connect((b"sec-websocket-version", b"13")), 400, [VERSION]),
-        (connect((b"sec-websocket-protocol", b"a,a")), 400, []),
+        (connect((b"sec-websocket-protocol", b"a,a")), 400, [VERSION]),
         (
             Http2Request(1, "CONNECT", b"/", [(b"sec-websocket-version", b"12")], protocol=b"websocket"),
             400,

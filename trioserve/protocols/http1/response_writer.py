@@ -70,6 +70,12 @@ def _remember_fields(fields: list[tuple[tuple[bytes, bytes], bytes]]) -> None:
     )
 
 
+def _render_upgrade(headers: FieldLines) -> bytes:
+    """Render what a 426 has to say (RFC 9110 section 15.5.22), which of other final responses is left out."""
+    fields = [value for name, value in checked_pairs(headers) if name.lower() == b"upgrade"]
+    return b"upgrade: %b\r\nconnection: upgrade\r\n" % b", ".join(fields) if fields else b""
+
+
 _NOT_BEGUN: Final = Phase.NOT_BEGUN
 _UNDER_WAY: Final = Phase.UNDER_WAY
 _ENDED: Final = Phase.ENDED
@@ -143,6 +149,9 @@ class ResponseWriter:
             raise LocalProtocolError(f"status {status!r} cannot begin a final response")
         self._remaining = None
         self._own_close = self._own_date = self._own_server = False
+        if status == 426:
+            headers = list(headers)
+            status_line += _render_upgrade(headers)
         start = status_line + self._render_fields(headers)
         self._status = status
         self._start = start

@@ -78,12 +78,12 @@ class HandshakeError(RemoteProtocolError):
     Args:
         reason: as in `RemoteProtocolError`.
         status_hint: 400, 405, 426 or 501.
-        headers: fields that the answer has to have.
+        headers: fields that the answer has to have; the version that is spoken, if not told otherwise.
     """
 
     def __init__(self, reason: str, status_hint: int = 400, headers: Headers | None = None) -> None:
         super().__init__(reason, status_hint)
-        self.headers: Headers = [] if headers is None else headers
+        self.headers: Headers = _VERSION if headers is None else headers
 
 
 def is_upgrade(head: RequestHead) -> bool:
@@ -105,10 +105,10 @@ def judge_upgrade(head: RequestHead, *, deflate: bool) -> WebSocketRequest:
         HandshakeError: naming the first thing that is wrong.
     """
     if head.method != "GET":
-        raise HandshakeError("a WebSocket handshake is a GET", 405, [(b"allow", b"GET")])
+        raise HandshakeError("a WebSocket handshake is a GET", 405, [(b"allow", b"GET"), *_VERSION])
     if head.has_body:
         raise HandshakeError("a WebSocket handshake with a body")
-    _judge_version(head.headers, 426, _VERSION + _UPGRADE)
+    _judge_version(head.headers, 426, _VERSION + _UPGRADE)  # RFC 9110 section 15.5.22
     keys = _lines(head.headers, _KEY_FIELD)
     if len(keys) != 1:
         raise HandshakeError("sec-websocket-key repeated" if keys else "sec-websocket-key is missing")
@@ -128,7 +128,7 @@ def judge_connect(request: Http2Request, *, deflate: bool) -> WebSocketRequest:
         HandshakeError: naming the first thing that is wrong; 501 for another protocol than `websocket`.
     """
     if request.protocol is None or request.protocol.lower() != b"websocket":
-        raise HandshakeError("unknown protocol in an extended CONNECT", 501)
+        raise HandshakeError("unknown protocol in an extended CONNECT", 501, [])
     _judge_version(request.headers, 400, _VERSION)  # 426 needs an Upgrade field, which HTTP/2 has not
     return _read_wishes(request.headers, deflate, None)
 
@@ -174,7 +174,7 @@ def _judge_version(headers: Headers, status: int, answer: Headers) -> None:
     versions = _lines(headers, _VERSION_FIELD)
     if len(versions) != 1:
         reason = "sec-websocket-version repeated" if versions else "sec-websocket-version is missing"
-        raise HandshakeError(reason, 400, _VERSION)
+        raise HandshakeError(reason)
     if versions[0] != b"13":
         raise HandshakeError("sec-websocket-version is not 13", status, answer)
 
