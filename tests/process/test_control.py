@@ -47,7 +47,8 @@ def test_a_supervisor_that_went_before_the_assignment(pair):
     [
         Ready(["http://127.0.0.1:1"]),
         Beat(3, 4096),
-        Retire("100 requests"),
+        Retire("100 requests", accepts=True),
+        Retire("it drains"),
         Failed("line\nbreak"),
         *[Command(order) for order in Order],
     ],

@@ -113,6 +113,62 @@ def test_a_crash_at_start_backs_off_and_ends(tmp_path):
         assert server.processes() == set()
 
 
+SHORT_LIVED = """
+import fcntl
+import os
+
+import trio
+
+lock = open("lock", "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    first = True
+except BlockingIOError:
+    first = False
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await trio.sleep(0.05)  # its begin is seen before its end
+        END
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+"""
+ENDS = ["raise RuntimeError('lifespan died')", "os._exit(5)"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["lifespan", "exit"])
+@preloaded_by_default
+def test_workers_that_end_as_soon_as_they_serve_back_off_and_end_the_server(tmp_path, end, preload):
+    (tmp_path / "main.py").write_text(SHORT_LIVED.replace("END", end))
+    options = ["--process-preload"] if preload else []
+    with Supervised(tmp_path, *options, "main:app") as server:
+        for _ in range(8):
+            server.wait_for_line("is ready")
+        assert server.wait() == 1
+        times = server.times("is ready")
+        gaps = [(later - earlier) % 86400 for earlier, later in pairwise(times)]
+        assert len(times) == 8
+        assert all(gap >= 0.1 * 2**number for number, gap in enumerate(gaps)), gaps
+        assert "8 starts in a row have failed, and no worker serves: giving up" in server.errors
+        assert server.processes() == set()
+
+
+def test_one_that_ends_as_soon_as_it_serves_does_not_end_a_server_with_others(tmp_path):
+    (tmp_path / "main.py").write_text(SHORT_LIVED.replace("END", "first or os._exit(5)"))
+    with Supervised(tmp_path, "-w", "2", "main:app") as server:
+        url = server.wait_until_serving()
+        for _ in range(8):
+            server.wait_for_line(r"has died \(exit status 5\)")
+        assert server.ask(url) == b""
+        assert server.stop() == 0
+        assert "giving up" not in server.errors
+
+
 @pytest.mark.parametrize(
     "env",
     [{"APP_AT_IMPORT": "import absent_module"}, {"APP_AT_STARTUP": "raise RuntimeError('no database')"}],

@@ -25,6 +25,18 @@ def test_workers_that_retire_after_a_number_of_requests_lose_none(tmp_path, mode
         assert len(server.events("shutdown")) >= WORKERS
 
 
+def test_workers_that_retire_after_one_request_are_no_crash_loop(tmp_path):
+    with Supervised(tmp_path, "--process-max-requests", "1", "--process-preload") as server:
+        url = server.wait_until_serving()
+        with Load(url, clients=4, pause=PAUSE) as load:
+            server.wait_for_workers(12)
+        assert load.failures == []
+        assert "giving up" not in server.errors
+        times = server.times("is ready")
+        assert (times[-1] - times[0]) % 86400 < 11 * 1.5
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("preload", [False, True] if FULL else [True])
 def test_a_worker_that_leaks_retires_and_loses_no_request(tmp_path, preload, record_property):
     options = ["--process-preload"] if preload else []

@@ -31,7 +31,13 @@ if how != "hang":
 if how == "nonsense":
     say("what?")
 if how == "retire":
-    say('{"type":"retire","reason":"old"}')
+    say('{"type":"retire","reason":"old","accepts":true}')
+if how in ("drain", "finish"):
+    say('{"type":"retire","reason":"ill"}')
+if how == "crash":
+    sys.exit(5)
+if how == "finish":
+    sys.exit(1)
 received = b""
 while data := sock.recv(4096):
     received += data
@@ -72,6 +78,7 @@ class Watcher:
     def __init__(self):
         self.ready = []
         self.failures = []
+        self.ends = 0
         self._changed = trio.Event()
 
     def note_ready(self, worker):
@@ -79,6 +86,9 @@ class Watcher:
 
     def note_failure(self, slot, worker):
         self.failures.append(worker.failure)
+
+    def note_end(self, slot):
+        self.ends += 1
 
     def note_change(self):
         self._changed.set()
@@ -163,6 +173,35 @@ async def test_a_worker_that_dies_soon_counts_as_a_failed_start():
         os.kill(first.launcher.pids[0], signal.SIGKILL)
         await watcher.wait_for(lambda: len(watcher.ready) == 2)
         assert slot.backoff.failures == 1
+
+
+@pytest.mark.parametrize("how", ["crash", "drain", "finish"])
+async def test_workers_that_stop_serving_at_once_count_as_failed_starts(how):
+    first = generation(how, how, how, "serve")
+    async with running_slot(first) as (slot, watcher, _):
+        before = trio.current_time()
+        await watcher.wait_for(lambda: len(first.launcher.pids) == 4 and serves(slot)())
+        assert trio.current_time() - before >= 0.1 + 0.2 + 0.4
+        assert slot.backoff.failures == 3
+        assert watcher.ends + len(watcher.failures) == 3  # its end may be seen together with its begin
+
+
+async def test_workers_that_retire_at_once_are_no_failures():
+    plan = ["die"] + ["retire"] * 12 + ["serve"]
+    async with running_slot(generation(*plan)) as (slot, watcher, crew):
+        await watcher.wait_for(lambda: len(watcher.ready) == 13)
+        assert slot.backoff.failures == 0
+        assert watcher.ends == 0
+        await watcher.wait_for(lambda: len(crew.workers) == 1)
+
+
+async def test_who_retires_and_dies_before_the_successor_is_ready_has_failed():
+    first = generation("retire", "hang")
+    async with running_slot(first) as (slot, watcher, _):
+        await watcher.wait_for(lambda: slot.state is SlotState.REPLACING)
+        os.kill(first.launcher.pids[0], signal.SIGKILL)
+        await watcher.wait_for(lambda: slot.state is SlotState.FILLING)
+        assert slot.backoff.failures == watcher.ends == 1
 
 
 async def test_who_wishes_to_retire_serves_until_the_successor_is_ready():

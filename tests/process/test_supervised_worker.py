@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from trioserve.config import Config, ProcessSettings, TimeoutSettings
-from trioserve.process.control import Beat, ControlChannel, Order, Ready
+from trioserve.process.control import Beat, ControlChannel, Order, Ready, Retire
 from trioserve.process.launcher import Launched
 from trioserve.process.supervised_worker import Stage, SupervisedWorker
 
@@ -161,6 +161,26 @@ async def test_what_came_while_we_were_blocked_is_read_before_a_verdict(_, autoj
         autojump_clock.jump(0.9)
         await trio.testing.wait_all_tasks_blocked()
         assert lives_on(worker, stand_in, caplog)
+
+
+@pytest.mark.parametrize(("accepts", "stage"), [(True, Stage.LEAVING), (False, Stage.ENDING)])
+async def test_one_that_wants_a_successor_serves_on_only_if_it_says_so(accepts, stage, autojump_clock):
+    async with running(timeouts=TimeoutSettings(graceful=2, lifespan_shutdown=1)) as (worker, stand_in):
+        stand_in.channel.send(Retire("old", accepts=accepts))
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.stage is stage
+        for _ in range(20):
+            stand_in.channel.send(Beat(0, 0))
+            await trio.sleep(1)
+        assert (worker.status == -signal.SIGKILL) is not accepts
+
+
+async def test_one_that_retires_may_stop_accepting_before_it_is_told_to(autojump_clock):
+    async with running() as (worker, stand_in):
+        stand_in.channel.send(Retire("old", accepts=True))
+        stand_in.channel.send(Retire("it drains"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.stage is Stage.ENDING
 
 
 async def test_a_slow_start_is_ended(autojump_clock, caplog):

@@ -389,7 +389,7 @@ def test_limits_ask_for_a_successor_once_and_serving_goes_on(directory):
         worker.receive_of(Ready)
         for _ in range(2):
             assert get(worker.url) == (200, b"hello")
-        assert worker.receive_of(Retire) == Retire("it has served 2 requests")
+        assert worker.receive_of(Retire) == Retire("it has served 2 requests", accepts=True)
         assert get(worker.url) == (200, b"hello")
         for _ in range(2):
             assert isinstance(worker.receive(), Beat)

@@ -79,13 +79,15 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
-    """The worker asks for a successor; it goes on until it is told to drain.
+    """The worker asks for a successor.
 
     Args:
-        reason: one of its limits, in words.
+        reason: one of its limits, or why it accepts nothing any more, in words.
+        accepts: it goes on until it is told to drain; otherwise it drains by itself.
     """
 
     reason: str
+    accepts: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -63,7 +63,7 @@ async def send_beats(
             if look == 0:
                 send(Beat(requests, rss))
             reason = reason or retirement.find_reason(trio.current_time(), requests, rss)
-            if reason is not None and send(Retire(reason)):
+            if reason is not None and send(Retire(reason, accepts=True)):
                 reason = None
             next_look += interval / looks
             if next_look < trio.current_time():  # the loop was blocked; there is nothing to make up for

@@ -79,6 +79,9 @@ class SlotWatcher(Protocol):
     def note_failure(self, slot: Slot, worker: SupervisedWorker) -> None:
         """Take note that a worker has ended, or has to be ended, before it was ready."""
 
+    def note_end(self, slot: Slot) -> None:
+        """Take note that a worker which was ready serves no more, and nobody wanted that."""
+
     def note_change(self) -> None:
         """Take note that something has changed, or may have."""
 
@@ -198,8 +201,12 @@ class Slot:
         """Give up one that starts if it is not what is wished for any more."""
         if self._wish is None or self._successor is None or self._next is self._wish.generation:
             return
-        self._successor.drain()
-        self._successor = None
+        self._drop_successor()
+
+    def _drop_successor(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            successor.drain()
 
     def _promote(self, successor: SupervisedWorker) -> None:
         self._watcher.note_ready(successor)
@@ -208,6 +215,7 @@ class Slot:
         if self._wish is not None and self._wish.generation is self._next:
             self._decide(succeeded=True)
         if former is not None and former.stage in (Stage.SERVING, Stage.LEAVING):
+            self.backoff.forget()  # it has done its part, however soon that was
             former.drain()
 
     def _give_up(self, successor: SupervisedWorker) -> None:
@@ -227,8 +235,8 @@ class Slot:
         if worker is None or worker.stage in (Stage.STARTING, Stage.SERVING, Stage.LEAVING):
             return
         self._worker = None
-        if self._successor is None:
-            self._retry_at = trio.current_time() + self.backoff.note_end(worker.served)
+        self._retry_at = trio.current_time() + self.backoff.note_end(worker.served)
+        self._watcher.note_end(self)
 
     def _start(self) -> None:
         generation = self._wish.generation if self._wish is not None else self.generation

@@ -172,9 +172,12 @@ class SupervisedWorker:
             self._ready_since = trio.current_time()
             self._start.cancel()
             self._enter(Stage.SERVING)
-        elif isinstance(message, Retire) and self.stage is Stage.SERVING:
+        elif isinstance(message, Retire) and self.stage in (Stage.SERVING, Stage.LEAVING):
             logger.info("%s is to be replaced: %s", self, message.reason)
-            self._enter(Stage.LEAVING)
+            if message.accepts:
+                self._enter(Stage.LEAVING)
+            else:
+                self._end_within(self._drain_bound)
         elif isinstance(message, Failed):
             self.failure = message.reason
         else:

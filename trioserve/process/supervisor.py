@@ -244,10 +244,22 @@ class Supervisor:
         logger.error("%s %s", worker, _describe_failure(worker))
         if first and worker.status == APPLICATION_FAILED:
             self.stop(APPLICATION_FAILED)
-        elif alone and not patient and slot.backoff.hopeless:
-            attempts = slot.backoff.failures
-            logger.critical("%d starts in a row have failed, and no worker serves: giving up", attempts)
-            self.stop(CRASHED)
+        else:
+            self._stop_if_hopeless(slot)
+
+    def note_end(self, slot: Slot) -> None:
+        """See `SlotWatcher`."""
+        self._stop_if_hopeless(slot)
+
+    def _stop_if_hopeless(self, slot: Slot) -> None:
+        """Give up when one place has failed too often, and no other one serves or may do so in a moment."""
+        if self._stop_wanted.is_set() or self._loaded.config.reload or not slot.backoff.hopeless:
+            return
+        if any(each.serving or not each.backoff.failures for each in self._slots):
+            return
+        attempts = slot.backoff.failures
+        logger.critical("%d starts in a row have failed, and no worker serves: giving up", attempts)
+        self.stop(CRASHED)
 
     def _introduce(self) -> None:
         """Say once who we are; not before it is known that the configuration can be used."""
@@ -313,6 +325,8 @@ def _what_is_watched(config: Config) -> tuple[object, ...]:
 
 
 def _describe_failure(worker: SupervisedWorker) -> str:
+    if worker.urls:
+        return "stopped serving in the moment in which it was ready"
     if worker.status is None:
         return "has to be ended before it was ready"
     if worker.failure is not None:
