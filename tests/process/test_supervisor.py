@@ -93,17 +93,23 @@ def test_a_setting_that_a_worker_finds_unusable_is_one_line(tmp_path, options):
     (tmp_path / "bad.env").write_text("A=1\nB\n")
     with Supervised(tmp_path, "-w", "3", *options, "--env-file", "bad.env") as server:
         assert server.wait() == 2
-    assert server.lines == [f"trioserve: error: {tmp_path}/bad.env: line 2: expected NAME=value"]
+    *introduction, error = server.lines
+    assert error == f"trioserve: error: {tmp_path}/bad.env: line 2: expected NAME=value"
+    assert len(introduction) == 2
+    assert "workers: 3" in introduction[0]
+    assert "configuration: no file" in introduction[1]
 
 
 @SPAWNED_AND_PRELOADED
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_during_the_start_exits_0(tmp_path, options, number):
     with Supervised(tmp_path, *options, env={"APP_AT_IMPORT": WAIT_AT_IMPORT}) as server:
-        server.wait_for_line("^importing$")
+        server.wait_for_line("configuration: no file|^importing$")
+        server.wait_for_line("configuration: no file|^importing$")
         server.signal(number)
         assert server.wait() == 0
         assert server.processes() == set()
+    assert f"supervisor {server.process.pid}, workers: 1" in server.errors
     assert "Traceback" not in server.errors
     assert "killed" not in server.errors
 

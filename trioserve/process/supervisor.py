@@ -80,7 +80,6 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._succession = Succession(generation, self._slots, build_launcher)
         self._urls: list[str] = []  # what has been announced
-        self._introduced = False
         self._ever_ready = False
         self._failure: str | None = None  # of the configuration, found by a worker
         self._exit_code = STOPPED
@@ -106,6 +105,7 @@ class Supervisor:
             ConfigError: a worker of the first start found a setting unusable.
         """
         with ignore_signals_at_last(), open_signals() as intents:
+            self._introduce()
             if self._stop_asked():
                 self.stop()
             async with trio.open_nursery() as nursery:
@@ -220,7 +220,6 @@ class Supervisor:
 
     def note_ready(self, worker: SupervisedWorker) -> None:
         """See `SlotWatcher`."""
-        self._introduce()
         logger.info("%s is ready", worker)
         self._ever_ready = True
 
@@ -240,7 +239,6 @@ class Supervisor:
             self._failure = worker.failure  # whoever has called us says it, and nothing else is said
             self.stop(UNUSABLE)
             return
-        self._introduce()
         logger.error("%s %s", worker, _describe_failure(worker))
         if first and worker.status == APPLICATION_FAILED:
             self.stop(APPLICATION_FAILED)
@@ -262,10 +260,7 @@ class Supervisor:
         self.stop(CRASHED)
 
     def _introduce(self) -> None:
-        """Say once who we are; not before it is known that the configuration can be used."""
-        if self._introduced:
-            return
-        self._introduced = True
+        """Say who we are, before the first worker is ready: an application may take long."""
         loaded = self._loaded
         names = (__version__, platform.python_version(), os.getpid(), count_workers(loaded.config.process))
         logger.info("trioserve %s, Python %s, supervisor %d, workers: %d", *names)
