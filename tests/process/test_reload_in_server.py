@@ -98,6 +98,23 @@ def test_a_save_during_a_restart_leads_to_one_more(folder):
         assert len(server.ready) <= 3
 
 
+@pytest.mark.parametrize("options", [("-w", "2"), ("--process-preload",)], ids=["spawned", "preloaded"])
+def test_a_save_ends_a_worker_that_does_not_come_to_the_end_of_its_import(folder, options):
+    with start(folder, *options) as server:
+        url = server.wait_until_serving()
+        wait_until_watching(server)
+        hang = "import sys, threading; print('importing', file=sys.stderr); threading.Event().wait()"
+        for text in (b"two", b"three"):
+            write(folder / "part.py", hang)
+            server.wait_for_line("importing")
+            write(folder / "part.py", f"TEXT = {text}")
+            server.wait_for_line("info: reloaded")
+            wait_for_answer(server, url, text)
+        assert "error" not in server.errors
+        assert server.stop() == 0
+        assert server.processes() == set()
+
+
 def test_a_first_start_that_fails_waits_for_the_next_save(folder):
     write(folder / "part.py", "TEXT = absent")
     with start(folder, "-w", "2") as server:

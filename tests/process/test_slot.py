@@ -239,6 +239,39 @@ async def test_a_replacement_while_another_one_starts_gives_that_up():
         assert watcher.failures == []
 
 
+async def test_a_replacement_that_is_given_up_while_it_starts_fails_and_ends_its_worker():
+    second = generation("hang")
+    async with running_slot(generation("serve")) as (slot, watcher, crew), trio.open_nursery() as nursery:
+        await watcher.wait_for(serves(slot))
+        decided = []
+
+        async def replace():
+            decided.append(await slot.replace(second))
+
+        nursery.start_soon(replace)
+        await watcher.wait_for(lambda: slot.state is SlotState.REPLACING)
+        slot.give_up_replacement()
+        await watcher.wait_for(lambda: len(crew.workers) == 1 and serves(slot)())
+        assert decided == [False]
+        assert watcher.failures == []
+        assert len(second.launcher.pids) == len(watcher.ready) == 1
+
+
+async def test_a_replacement_whose_worker_is_ready_is_not_given_up():
+    async with running_slot(generation("serve")) as (slot, watcher, crew), trio.open_nursery() as nursery:
+        await watcher.wait_for(serves(slot))
+        slot.give_up_replacement()  # there is none
+        second = generation("hang")
+        nursery.start_soon(slot.replace, second)
+        await watcher.wait_for(lambda: slot.state is SlotState.REPLACING)
+        _, successor = crew.workers
+        successor.stage = Stage.SERVING  # the slot has not been told yet
+        slot.give_up_replacement()
+        slot.close()
+        assert successor.stage is Stage.ENDING
+        assert slot.generation is not second
+
+
 async def test_a_replacement_during_the_back_off_does_not_wait():
     async with running_slot(generation("die")) as (slot, watcher, _):
         await watcher.wait_for(lambda: slot.backoff.failures == 5)  # the next attempt is 1.6 s away

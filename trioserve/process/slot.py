@@ -157,6 +157,13 @@ class Slot:
         await wish.done.wait()
         return wish.succeeded
 
+    def give_up_replacement(self) -> None:
+        """Let a replacement fail whose worker is not ready yet."""
+        ready = self._successor is not None and self._successor.stage is not Stage.STARTING
+        if self._wish is not None and not ready:
+            self._drop_successor()
+            self._decide(succeeded=False)
+
     def close(self) -> None:
         """End its task, and drain whoever is there."""
         self._whole.cancel()

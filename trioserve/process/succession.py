@@ -47,6 +47,7 @@ class Succession:
     ) -> None:
         self.generation = generation
         self.following: Generation | None = None
+        self._outdated = False
         self._slots = slots
         self._build_launcher = build_launcher
 
@@ -65,6 +66,7 @@ class Succession:
         """
         former = self.generation
         sockets = await open_next_sockets(loaded.config, former.sockets)
+        self._outdated = False
         self.following = following = Generation(loaded, sockets, self._build_launcher(loaded, sockets))
         lives.start_soon(following.launcher.run, name="launcher")
         succeeded = await self._replace_all(following)
@@ -72,13 +74,21 @@ class Succession:
             self.generation = following
         else:
             restore_log(former.loaded.config)
-            logger.error("not reloaded: the new worker did not start, and the old ones stay")
+            if not self._outdated:
+                logger.error("not reloaded: the new worker did not start, and the old ones stay")
             await self._send_back(former)
         self.following = None
         rejected = former if succeeded else following
         rejected.launcher.close()
         rejected.sockets.close(but=self.generation.sockets)
         return succeeded
+
+    def give_up_following(self) -> None:
+        """Wait no longer for new workers that only start: there is something newer to take up."""
+        if self.following is not None:
+            self._outdated = True
+            for slot in self._slots:
+                slot.give_up_replacement()
 
     def close(self) -> None:
         """Start no more workers, and close the ports; workers go on listening until they are told to finish.
@@ -98,14 +108,17 @@ class Succession:
     async def _replace_all(self, following: Generation) -> bool:
         """Replace the worker of one slot after the other, also of slots that are opened meanwhile."""
         while (slot := self._find_slot_without(following)) is not None:
-            if not await slot.replace(following) and slot in self._slots:
+            if self._outdated or (not await slot.replace(following) and slot in self._slots):
                 return False
         return True
 
     async def _send_back(self, former: Generation) -> None:
-        """Replace those that have got new workers already; one for which that fails keeps the new one."""
+        """Replace those that have got new workers already; one for which that fails keeps the new one.
+
+        So do all when something newer follows, which replaces them anyway.
+        """
         for slot in tuple(self._slots):
-            if slot.generation is not former and not await slot.replace(former):
+            if slot.generation is not former and (self._outdated or not await slot.replace(former)):
                 slot.generation = former
 
     def _find_slot_without(self, generation: Generation) -> Slot | None:

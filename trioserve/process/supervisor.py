@@ -86,7 +86,7 @@ class Supervisor:
         self._stops = 0
         self._stop_wanted = trio.Event()
         self._reload_wanted = Bell()
-        self._code_watch = CodeWatch(lambda: self._loaded, self.reload)
+        self._code_watch = CodeWatch(lambda: self._loaded, self._reload_code)
         self._crew: Crew | None = None
         self._lives: trio.Nursery | None = None
         self._duties: trio.Nursery | None = None
@@ -280,6 +280,11 @@ class Supervisor:
     def reload(self) -> None:
         """Read the configuration again and replace all workers, one after the other; returns at once."""
         self._reload_wanted.ring()
+
+    def _reload_code(self) -> None:
+        """Reload; a worker that only starts, perhaps for ever, is not waited for any more: its code is old."""
+        self._succession.give_up_following()
+        self.reload()
 
     async def _reload_when_wanted(self) -> None:
         assert self._lives is not None
