@@ -628,6 +628,51 @@ class TestEnds:
         assert outcomes == [True, 1006]
 
 
+class TestTalkersOn:
+    """Clients that go on sending when all is over."""
+
+    CHUNK = client_frame(FIN | BINARY, b"x" * 60_000)
+
+    async def talk_on(self, client, most):
+        sent = 0
+        try:
+            while sent < most:
+                await client.send_bytes(self.CHUNK)
+                sent += len(self.CHUNK)
+        except trio.BrokenResourceError:
+            pass
+        return sent
+
+    @both
+    @pytest.mark.parametrize("reads_first", [True, False])
+    async def test_after_a_failure(self, protocol, reads_first, autojump_clock):
+        app = Recorder()
+        async with open_server(app, limit=200, max_message_size=1000) as served:
+            client = await served.session(protocol)
+            await client.send(b"x" * 2000)
+            if reads_first:
+                assert (await client.wait_close()).code == 1009
+            assert await self.talk_on(client, 20_000_000) < 5_000_000
+            if not reads_first:
+                assert (await client.wait_close()).code == 1009
+            await app.ended.wait()
+        assert app.end[0] == 1009
+
+    async def test_a_stream_after_a_close(self, autojump_clock):
+        """The window of the stream stops the client, and then a reset that is no error."""
+        async with open_server(Recorder(), limit=200) as served:
+            client = await served.session("http2")
+            assert (await client.close()).code == 1000
+            begun = trio.current_time()
+            assert await self.talk_on(client, 20_000_000) < 2_000_000
+            assert trio.current_time() - begun == pytest.approx(2, abs=0.1)
+            tunnels = client.stream.client
+            assert tunnels.record(client.stream.stream_id).reset == 0
+            other = await open_http2_session(tunnels)
+            assert (await other.close()).code == 1000
+            await other.stream.send_eof()
+
+
 class TestQueue:
     @both
     async def test_a_full_queue_stops_reading_and_nothing_is_lost(self, protocol):

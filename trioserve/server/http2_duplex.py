@@ -40,6 +40,11 @@ class Http2Duplex(Transport):
         self._closed = False
 
     @property
+    def ended(self) -> bool:
+        """Our side has, in order, and the client's need not have."""
+        return self._ended and not self._closed
+
+    @property
     def bytes_sent(self) -> int:
         """See `Transport`: it grows as frames leave, which they do when the client's windows let them."""
         return self._taken - self._stream.unsent

@@ -13,11 +13,11 @@ import trio
 
 from trioserve.asgi.errors import ClientDisconnected
 from trioserve.asgi.exchange import COMPLETE
-from trioserve.protocols.http2.frame_gate import CANCEL, INTERNAL_ERROR
+from trioserve.protocols.http2.frame_gate import CANCEL, INTERNAL_ERROR, NO_ERROR
 from trioserve.protocols.websocket.handshake import HandshakeError, judge_connect
 from trioserve.server.exchange_rules import judge_admission, record_exchange
 from trioserve.server.http2_duplex import Http2Duplex
-from trioserve.server.http2_stream import Http2Stream
+from trioserve.server.http2_stream import RESET_DELAY, Http2Stream
 from trioserve.server.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Http2SessionStream(Http2Stream):
         duplex: its bytes, once the handshake is accepted.
     """
 
-    __slots__ = ("_all_came", "_content_over", "duplex", "session")
+    __slots__ = ("_all_came", "_content_over", "_lingering", "duplex", "session")
 
     def __init__(
         self, connection: Http2Connection, stream_id: int, request: Http2Request, peer: Peer
@@ -48,6 +48,7 @@ class Http2SessionStream(Http2Stream):
         self._request_deadline = self.exchange_deadline = inf  # it is no request that takes too long
         self._all_came = not request.has_body  # the client has ended its side
         self._content_over = self._all_came  # and all of it was taken
+        self._lingering: trio.CancelScope | None = None  # around the wait for that, once all is said
         self.session: WebSocketConnection | None = None
         self.duplex: Http2Duplex | None = None
 
@@ -57,6 +58,7 @@ class Http2SessionStream(Http2Stream):
         try:
             with self.cancel_scope:
                 await self._serve_session(request)
+                await self._linger()
             if self.cancel_scope.cancelled_caught:
                 machine.reset_stream(self.stream_id, CANCEL)
         except Exception:
@@ -80,6 +82,18 @@ class Http2SessionStream(Http2Stream):
         if self.left or self._all_came:
             self.session.peer_left(self.gone)
         await self.session.run(self.connection.scopes)
+
+    async def _linger(self) -> None:
+        """Wait until the client has ended its side, too; it has to read our last bytes before a reset comes.
+
+        What it still sends is held, and so its window stops it.
+        """
+        if self.duplex is None or not self.duplex.ended or self._context.draining.is_set():
+            return
+        with trio.move_on_after(RESET_DELAY) as self._lingering:
+            while not self._all_came and not self.gone:
+                self._reading = trio.Event()
+                await self._reading.wait()
 
     async def _refuse(self, status: int, text: str, headers: Headers) -> None:
         self.exchange.outcome = "refused"
@@ -182,7 +196,9 @@ class Http2SessionStream(Http2Stream):
         for event in (self._reading, self._room):
             if event is not None:
                 event.set()
-        if self.unsent or not self._all_came:
+        if self._lingering is not None and self._lingering.cancelled_caught:
+            self.connection.machine.reset_stream(self.stream_id, NO_ERROR)
+        elif self.unsent or not self._all_came:
             self._stop_request()
 
     def interrupt(self, code: int) -> None:

@@ -45,6 +45,8 @@ OWED_ANSWER_TIMEOUT = 1.0
 """Seconds that the last words to the client of a cancelled session may take to leave."""
 LINGER_TIMEOUT = 2.0
 """Seconds for which a client's bytes are still read at the end, so that it gets to read our close frame."""
+LEAST_DISCARDED = 1 << 20
+"""Bytes of them that are read at least; it is more where messages may be larger."""
 VANISHED = Closed(1006, "")
 _LAST_WORDS = {
     Ending.SHUTDOWN: (1012, "the server restarts"),
@@ -195,8 +197,10 @@ class WebSocketConnection:
                 return
             with trio.move_on_after(LINGER_TIMEOUT):
                 await transport.send_eof()
-                if reader.end.failed:
-                    await _discard_rest(transport)
+                if reader.end.failed and transport is self.carrier.transport:
+                    await self._discard_rest(
+                        transport
+                    )  # a stream of HTTP/2 has a window that stops the client
         except GONE:
             pass
 
@@ -223,9 +227,16 @@ class WebSocketConnection:
                 await self.close(*_LAST_WORDS[ending])
                 told = True
                 await transport.send_eof()
-                await _discard_rest(transport)
+                await self._discard_rest(transport)
         if not told:
             self.abort()
+
+    async def _discard_rest(self, transport: Transport) -> None:
+        """Read what the client still sends, as far as a message may go: to close before would take our last bytes."""
+        left = max(self._context.settings.websocket.limits.max_message_size, LEAST_DISCARDED)
+        while left > 0 and (data := await transport.receive_some(RECEIVE_SIZE)):
+            left -= len(data)
+            await trio.lowlevel.checkpoint()
 
     async def _answer_owed(self, ending: Ending) -> None:
         """Refuse a handshake whose application was cancelled before it had decided."""
@@ -357,9 +368,3 @@ class WebSocketConnection:
             self._lose(broken=broken)  # the application is told when it has taken what came before
         elif broken:
             self.vanish()
-
-
-async def _discard_rest(transport: Transport) -> None:
-    """Read what the client still sends: closing before would reset the connection, and our last bytes with it."""
-    while await transport.receive_some(RECEIVE_SIZE):
-        await trio.lowlevel.checkpoint()
