@@ -197,10 +197,9 @@ class WebSocketConnection:
                 return
             with trio.move_on_after(LINGER_TIMEOUT):
                 await transport.send_eof()
+                # On a stream of HTTP/2 it is the window that stops the client.
                 if reader.end.failed and transport is self.carrier.transport:
-                    await self._discard_rest(
-                        transport
-                    )  # a stream of HTTP/2 has a window that stops the client
+                    await self._discard_rest(transport)
         except GONE:
             pass
 
