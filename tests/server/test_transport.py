@@ -220,3 +220,17 @@ async def test_what_was_read_ahead_of_a_stream_is_there_at_once():
         await trio.testing.wait_all_tasks_blocked()
         assert (observer.received, observer.left) == ([b"abcd", b""], True)
         assert await transport.receive_some() == transport.receive_now(4) == b""
+
+
+async def test_what_the_peer_takes_is_known_before_there_is_room_for_more():
+    async with socket_pair(unix_socketpair, EpollPoller)() as pair:
+        transport = pair.transport
+        assert transport.send_now(bytes(1_000_000))
+        sent, delivered = transport.bytes_sent, transport.bytes_delivered
+        assert delivered < sent
+        for _ in range(4):
+            await pair.peer.receive_some(10_000)
+        assert transport.bytes_sent == sent
+        assert transport.bytes_delivered > delivered
+        transport.close()
+        assert transport.bytes_delivered == sent

@@ -293,6 +293,23 @@ class TestPingsWhileSending:
         assert app.end == (1005, "")
         assert app.lasted > 100
 
+    @both
+    async def test_a_client_that_reads_so_slowly_that_the_kernel_asks_for_nothing(
+        self, protocol, autojump_clock
+    ):
+        """It takes more than both times until there is room again, but bytes leave meanwhile."""
+        app = Talker(2_000_000)
+        timeouts = {"write_stall": 0}
+        async with open_server(
+            app, limit=LIMIT, ping_interval=20, ping_timeout=30, timeouts=timeouts
+        ) as served:
+            client = await served.session(protocol)
+            for _ in range(80):
+                await trio.sleep(5)
+                assert await client.stream.receive_some(8_000)
+            assert not app.ended.is_set()
+            assert app.stopped is None
+
 
 class TestIdle:
     @both

@@ -10,11 +10,13 @@ One task may read and one may write at a time; closing wakes both.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import ssl
 import struct
+import termios
 from typing import TYPE_CHECKING, Any, Protocol
 
 import outcome
@@ -76,6 +78,14 @@ class Transport(trio.abc.HalfCloseableStream):
     def observe(self, observer: TransportObserver | None) -> None:
         """Tell `observer` from now on."""
         self._observer = observer
+
+    @property
+    def bytes_delivered(self) -> int:
+        """How many of those the peer has taken, as far as it is known; to be compared with itself only.
+
+        A kernel asks for more in large pieces: of a slow peer it may take none for a minute.
+        """
+        return self.bytes_sent
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         """Return what `receive_some` would return without waiting; None when it would have to wait.
@@ -223,6 +233,15 @@ class SocketTransport(Transport):
         self.half_closed = True
         if self._observer is not None:
             self._observer.peer_left(self.broken)
+
+    @property
+    def bytes_delivered(self) -> int:
+        """See `Transport`: what the kernel does not hold any more (tcp(7), SIOCOUTQ)."""
+        try:
+            (held,) = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))
+        except (OSError, ValueError):  # a kernel that does not tell, or closed
+            return self.bytes_sent
+        return self.bytes_sent - int(held)
 
     # -- reading --------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class WebSocketDeadlines(ControlledExchange):
 
     def watch_write(self, transport: Transport) -> None:
         """Something has to be waited for until it is written."""
-        self._bytes_at_stall = self._taken = transport.bytes_sent
+        self._bytes_at_stall, self._taken = transport.bytes_sent, transport.bytes_delivered
         self._taken_at = trio.current_time()
         self.write_deadline = self._taken_at + self._write_stall
 
@@ -212,7 +212,7 @@ class WebSocketDeadlines(ControlledExchange):
         A ping that is behind a large message is answered when that was read, which may take longer than pings may.
         """
         connection, settings = self._connection, self._settings
-        taken, below = connection.transport.bytes_sent, connection.carrier.transport.bytes_sent
+        taken, below = connection.transport.bytes_delivered, connection.carrier.transport.bytes_delivered
         if taken != self._taken:
             self._taken, self._taken_at = taken, now
         if below != self._taken_below:
